@@ -23,7 +23,7 @@ _TYPES = tuple(
     for value in vars(messages).values()
     if isinstance(value, type) and issubclass(value, Message) and value is not Message
 )
-_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(type=Union[_TYPES])
+_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(type=Union[_TYPES])  # noqa: UP007 - built at run time
 _encoder = msgspec.msgpack.Encoder()
 
 

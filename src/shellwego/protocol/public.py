@@ -241,7 +241,7 @@ class ConfigChange(Request):
 
 
 class Instance(Answer):
-    """`state` and what follows were seen by the node's agent at `observed_at`; `stale` says the node is silent since."""
+    """`state` and what follows were seen by the node at `observed_at`; `stale` says it is silent since."""
 
     id: str
     app: str
@@ -319,7 +319,7 @@ class Session(Answer):
     """`access_token` is an RS256 JWT; a refresh token works once, and using it twice ends its whole session."""
 
     access_token: str
-    token_type: Literal["Bearer"] = "Bearer"
+    token_type: Literal["Bearer"] = "Bearer"  # noqa: S105
     expires_in_seconds: int
     refresh_token: str
 

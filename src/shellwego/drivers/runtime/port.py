@@ -104,7 +104,7 @@ class RuntimeDriver(Protocol):
         columns: int = 80,
         rows: int = 24,
     ) -> ExecSession:
-        """Run a command inside, with the sandbox's own user, environment and directory. Raises NotFound, StartFailed."""
+        """Run a command inside, with the sandbox's user, environment and directory. Raises NotFound, StartFailed."""
         ...
 
     async def reopen_log(self, id: InstanceId) -> None:
