@@ -1,0 +1,80 @@
+"""On which node does this instance go?
+
+Memory is a promise and is never given twice; CPU is a ceiling that instances rarely reach together, so it may be
+promised OVERCOMMIT_CPU times over. Among the nodes with room the one with the fewest instances of the same app wins,
+so that one node's end takes as little of an app as possible; then the one with most memory free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from shellwego.core.apps import Resources
+from shellwego.core.errors import NoCapacity
+from shellwego.core.ids import AppId, NodeId
+from shellwego.core.nodes import Node, NodeState
+
+OVERCOMMIT_CPU = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What is promised on a node already."""
+
+    memory_mib: int = 0
+    cpu_millis: int = 0
+    instances_of: Mapping[AppId, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """One instance that needs a place."""
+
+    app: AppId
+    resources: Resources
+    runtime: str
+
+
+def plan_placement(
+    demands: Sequence[Demand], nodes: Collection[Node], loads: Mapping[NodeId, Load]
+) -> tuple[NodeId | NoCapacity, ...]:
+    """A node for each demand, in order, each counted before the next is placed; NoCapacity where there is none."""
+    loads = dict(loads)
+    placed: list[NodeId | NoCapacity] = []
+    for demand in demands:
+        node = _choose(demand, nodes, loads)
+        if node is None:
+            free = [_free_mib(n, loads) for n in nodes if n.state is NodeState.READY]
+            placed.append(NoCapacity(needed_mib=demand.resources.memory_mib, largest_free_mib=max(free, default=0)))
+            continue
+        placed.append(node.id)
+        load = loads.get(node.id, Load())
+        loads[node.id] = replace(
+            load,
+            memory_mib=load.memory_mib + demand.resources.memory_mib,
+            cpu_millis=load.cpu_millis + demand.resources.cpu_millis,
+            instances_of={**load.instances_of, demand.app: load.instances_of.get(demand.app, 0) + 1},
+        )
+    return tuple(placed)
+
+
+def _choose(demand: Demand, nodes: Collection[Node], loads: Mapping[NodeId, Load]) -> Node | None:
+    def has_room(node: Node) -> bool:
+        cpu_used = loads.get(node.id, Load()).cpu_millis
+        return (
+            node.state is NodeState.READY
+            and demand.runtime in node.runtimes
+            and _free_mib(node, loads) >= demand.resources.memory_mib
+            and node.cpu_millis * OVERCOMMIT_CPU - cpu_used >= demand.resources.cpu_millis
+        )
+
+    def rank(node: Node) -> tuple[int, int, str]:
+        same_app = loads.get(node.id, Load()).instances_of.get(demand.app, 0)
+        return same_app, -_free_mib(node, loads), node.id
+
+    return min(filter(has_room, nodes), key=rank, default=None)
+
+
+def _free_mib(node: Node, loads: Mapping[NodeId, Load]) -> int:
+    return node.memory_mib - loads.get(node.id, Load()).memory_mib
