@@ -1,0 +1,79 @@
+"""How do our own processes log?
+
+One JSON object a line into a rotated file, bounded in size; readable lines on a terminal. Values that look like secrets
+by their key are cut before anything is written, whoever logged them.
+"""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import sys
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+_SECRET_WORDS = ("password", "secret", "token", "authorization", "env", "config", "key_pem", "credentials")
+_FILE_BYTES, _FILES = 10 << 20, 5
+
+
+def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Replace the values of keys that name secrets."""
+    for key in event:
+        if any(word in key.lower() for word in _SECRET_WORDS):
+            event[key] = "[redacted]"
+    return event
+
+
+def set_up_logging(process: str, directory: Path | None, *, verbose: bool = False) -> None:
+    """
+    Log as `process` to `directory`/`process`.log, at most 60 MB with its predecessors, and to stderr when it is a
+    terminal, `verbose`, or the only place there is.
+    """
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+        redact,
+    ]
+    handlers: list[logging.Handler] = []
+    if directory is not None:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = logging.handlers.RotatingFileHandler(
+            directory / f"{process}.log", maxBytes=_FILE_BYTES, backupCount=_FILES, encoding="utf-8"
+        )
+        file.setFormatter(
+            structlog.stdlib.ProcessorFormatter(
+                foreign_pre_chain=shared,
+                processors=[
+                    structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                    structlog.processors.format_exc_info,
+                    structlog.processors.JSONRenderer(),
+                ],
+            )
+        )
+        handlers.append(file)
+    if verbose or directory is None:
+        console = logging.StreamHandler(sys.stderr)
+        console.setFormatter(
+            structlog.stdlib.ProcessorFormatter(
+                foreign_pre_chain=shared,
+                processors=[
+                    structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                    structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+                ],
+            )
+        )
+        handlers.append(console)
+    logging.basicConfig(level=logging.INFO, handlers=handlers, force=True)
+    for noisy in ("httpx", "httpcore", "_granian", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        cache_logger_on_first_use=True,
+    )
