@@ -1,0 +1,89 @@
+"""Apps and how many instances of each process type they should have."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import sqlalchemy as sa
+from sqlalchemy import exc
+
+from shellwego.control.store import tables
+from shellwego.control.store.records import AppRecord
+from shellwego.control.store.repository import Repository
+from shellwego.core.errors import AlreadyExists, NotFound
+from shellwego.core.ids import AppId, is_id
+
+_apps = tables.apps
+_processes = tables.app_processes
+
+
+class AppRepository(Repository[AppRecord]):
+    """Deleted apps are history: nothing here shows them."""
+
+    table = _apps
+    record = AppRecord
+    noun = "app"
+
+    def _select(self) -> sa.Select[tuple[object, ...]]:
+        return super()._select().where(_apps.c.deleted_at.is_(None))
+
+    async def add(self, record: AppRecord) -> AppRecord:
+        """Raises AlreadyExists, also when another organisation holds the name."""
+        try:
+            return await super().add(record)
+        except exc.IntegrityError as error:
+            raise AlreadyExists("app", record.name) from error
+
+    async def named(self, reference: str) -> AppRecord:
+        """By id or name. Raises NotFound."""
+        column = _apps.c.id if is_id(reference, "app") else _apps.c.name
+        found = await self._one(self._select().where(column == reference))
+        if found is None:
+            raise NotFound("app", reference)
+        return found
+
+    async def lock(self, id: AppId) -> AppRecord:
+        """
+        The app, held against other writers until the transaction ends. Whoever changes what an app should be (its
+        deployments, release numbers, replicas) holds it first; SQLite has one writer anyway. Raises NotFound.
+        """
+        found = await self._one(self._select().where(_apps.c.id == id).with_for_update())
+        if found is None:
+            raise NotFound("app", id)
+        return found
+
+    async def page(self, *, limit: int, after: str | None = None, name: str | None = None) -> list[AppRecord]:
+        """In the order of names; `after` is the last name of the page before."""
+        statement = self._select().order_by(_apps.c.name).limit(limit)
+        if after is not None:
+            statement = statement.where(_apps.c.name > after)
+        if name is not None:
+            statement = statement.where(_apps.c.name == name)
+        return await self._all(statement)
+
+    async def all(self) -> list[AppRecord]:
+        """Every living app, those that are being deleted too."""
+        return await self._all(self._select().order_by(_apps.c.name))
+
+    async def replicas(self, app: AppId) -> dict[str, int]:
+        """How many instances of each process type there should be when the app runs."""
+        return (await self.replicas_of((app,)))[app]
+
+    async def replicas_of(self, apps: Collection[AppId]) -> dict[AppId, dict[str, int]]:
+        found: dict[AppId, dict[str, int]] = {app: {} for app in apps}
+        mine = sa.true() if self.scope.organisation is None else _processes.c.organisation == self.scope.organisation
+        statement = sa.select(_processes).where(_processes.c.app.in_(list(apps)), mine).order_by(_processes.c.process)
+        for row in await self._execute(statement):
+            found[row.app][row.process] = row.replicas
+        return found
+
+    async def set_replicas(self, app: AppRecord, replicas: Mapping[str, int]) -> None:
+        """Change the named process types only. The caller holds the app (`lock`)."""
+        known = await self.replicas(app.id)
+        for process, count in replicas.items():
+            if process in known:
+                where = (_processes.c.app == app.id, _processes.c.process == process)
+                await self._execute(sa.update(_processes).where(*where).values(replicas=count))
+            else:
+                values = {"organisation": app.organisation, "app": app.id, "process": process, "replicas": count}
+                await self._execute(sa.insert(_processes).values(values))

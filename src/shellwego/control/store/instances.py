@@ -1,0 +1,90 @@
+"""Instances: what should run, and what was seen to run."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import sqlalchemy as sa
+
+from shellwego.control.store import tables
+from shellwego.control.store.records import InstanceRecord
+from shellwego.control.store.repository import Repository
+from shellwego.core.errors import Conflict
+from shellwego.core.ids import AppId, InstanceId, NodeId
+from shellwego.core.instances import InstanceGoal, InstanceState, may_move
+
+_instances = tables.instances
+_GOALS_DOWNWARDS = (InstanceGoal.RUN, InstanceGoal.DRAIN, InstanceGoal.STOP)
+
+
+class InstanceRepository(Repository[InstanceRecord]):
+    """`living` rows are those that aren't gone from their node (`removed_at` is unset)."""
+
+    table = _instances
+    record = InstanceRecord
+    noun = "instance"
+
+    async def set_goal(self, id: InstanceId, goal: InstanceGoal, **changes: Any) -> InstanceRecord:
+        """A goal only ever moves downwards: run, drain, stop. Raises Conflict, NotFound."""
+        now = await self.get(id)
+        if _GOALS_DOWNWARDS.index(goal) < _GOALS_DOWNWARDS.index(now.goal):
+            raise Conflict(f"Instance {id} should {now.goal.value}; it can't be told to {goal.value} again.")
+        return await self.update(id, goal=goal, **changes)
+
+    async def observe(self, id: InstanceId, state: InstanceState, **seen: Any) -> InstanceRecord | None:
+        """
+        Write what its node saw. None, and nothing written, for an unknown instance and for a move that isn't allowed:
+        a late report may not bring back what is gone.
+        """
+        now = await self.find(id)
+        if now is None or not may_move(now.state, state):
+            return None
+        return await self.update(id, state=state, **seen)
+
+    async def living(self) -> list[InstanceRecord]:
+        return await self._all(self._living().order_by(_instances.c.created_at, _instances.c.id))
+
+    async def of_app(self, app: AppId) -> list[InstanceRecord]:
+        """Living ones, oldest first."""
+        return await self._all(
+            self._living().where(_instances.c.app == app).order_by(_instances.c.created_at, _instances.c.id)
+        )
+
+    async def of_apps(self, apps: Collection[AppId]) -> dict[AppId, list[InstanceRecord]]:
+        """Living ones of each app, oldest first; an app without any has an empty list."""
+        found: dict[AppId, list[InstanceRecord]] = {app: [] for app in apps}
+        if apps:
+            statement = self._living().where(_instances.c.app.in_(list(apps)))
+            for instance in await self._all(statement.order_by(_instances.c.created_at, _instances.c.id)):
+                found[instance.app].append(instance)
+        return found
+
+    async def on_node(self, node: NodeId) -> list[InstanceRecord]:
+        """Living ones of a node, oldest first."""
+        return await self._all(
+            self._living().where(_instances.c.node == node).order_by(_instances.c.created_at, _instances.c.id)
+        )
+
+    async def page(
+        self, *, limit: int, before: tuple[Any, str] | None = None, app: AppId | None = None
+    ) -> list[InstanceRecord]:
+        """Living ones, newest first."""
+        statement = self._newest_first(limit=limit, before=before).where(_instances.c.removed_at.is_(None))
+        return await self._all(statement if app is None else statement.where(_instances.c.app == app))
+
+    async def count_by_state(self) -> dict[InstanceState, int]:
+        statement = (
+            sa.select(_instances.c.state, sa.func.count().label("total"))
+            .where(self._mine(), _instances.c.removed_at.is_(None))
+            .group_by(_instances.c.state)
+        )
+        return {row.state: row.total for row in await self._execute(statement)}
+
+    async def forget_removed(self, *, before: Any) -> int:
+        """Delete the rows of instances that were gone before that time."""
+        gone = sa.delete(_instances).where(self._mine(), _instances.c.removed_at < before)
+        return (await self._execute(gone)).rowcount
+
+    def _living(self) -> sa.Select[Any]:
+        return self._select().where(_instances.c.removed_at.is_(None))

@@ -1,0 +1,65 @@
+"""Releases: written once, never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import sqlalchemy as sa
+
+from shellwego.control.store import tables
+from shellwego.control.store.records import ReleaseRecord, spec_from_json, spec_to_json
+from shellwego.control.store.repository import Repository
+from shellwego.core.deployments import DeploymentState
+from shellwego.core.ids import AppId, ReleaseId
+
+_releases = tables.releases
+_deployments = tables.deployments
+
+
+class ReleaseRepository(Repository[ReleaseRecord]):
+    table = _releases
+    record = ReleaseRecord
+    noun = "release"
+
+    def _values(self, record: ReleaseRecord) -> dict[str, Any]:
+        return super()._values(record) | {"spec": spec_to_json(record.spec)}
+
+    def _read(self, row: sa.Row[Any]) -> ReleaseRecord:
+        return ReleaseRecord(**{**row._mapping, "spec": spec_from_json(row.spec)})
+
+    async def update(self, id: str, **changes: Any) -> ReleaseRecord:
+        """Never: a release is immutable."""
+        raise TypeError("a release is immutable")
+
+    async def some(self, ids: Collection[ReleaseId | None]) -> dict[ReleaseId, ReleaseRecord]:
+        """Those of the ids that exist (None is passed over)."""
+        wanted = [id for id in ids if id is not None]
+        if not wanted:
+            return {}
+        found = await self._all(self._select().where(_releases.c.id.in_(wanted)))
+        return {release.id: release for release in found}
+
+    async def numbered(self, app: AppId, number: int) -> ReleaseRecord | None:
+        return await self._one(self._select().where(_releases.c.app == app, _releases.c.number == number))
+
+    async def page(self, app: AppId, *, limit: int, before: int | None = None) -> list[ReleaseRecord]:
+        """Highest number first; `before` is the last number of the page before."""
+        statement = self._select().where(_releases.c.app == app).order_by(_releases.c.number.desc()).limit(limit)
+        if before is not None:
+            statement = statement.where(_releases.c.number < before)
+        return await self._all(statement)
+
+    async def last_good_before(self, app: AppId, number: int) -> ReleaseRecord | None:
+        """The newest release under that number whose deployment once succeeded."""
+        good = sa.select(_deployments.c.release).where(
+            _deployments.c.app == app, _deployments.c.state == DeploymentState.SUCCEEDED
+        )
+        statement = self._select().where(_releases.c.app == app, _releases.c.number < number, _releases.c.id.in_(good))
+        return await self._one(statement.order_by(_releases.c.number.desc()).limit(1))
+
+    async def images(self) -> frozenset[str]:
+        """Every image that a release of a living app names. What is in none of them may be collected."""
+        living = sa.select(tables.apps.c.id).where(tables.apps.c.deleted_at.is_(None))
+        statement = sa.select(_releases.c.image).where(self._mine(), _releases.c.app.in_(living)).distinct()
+        return frozenset(row.image for row in await self._execute(statement))

@@ -1,0 +1,140 @@
+"""Who may see which rows, and what may become of them?
+
+A tenant's repository is made for one organisation and filters every statement by it; another organisation's object
+is as absent as one that never was. Controllers and operators ask for the whole cloud explicitly. There is no third
+way to make one. Moves of a state are checked here too, against the tables in `core`, so no caller can forget it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shellwego.control.store.engine import database_errors
+from shellwego.core import deployments as deployment_moves
+from shellwego.core import instances as instance_moves
+from shellwego.core.deployments import DeploymentState
+from shellwego.core.errors import Conflict, NotFound
+from shellwego.core.ids import OrganisationId
+from shellwego.core.instances import InstanceState
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Whose rows: one organisation's, or, with None, the whole cloud's."""
+
+    organisation: OrganisationId | None
+
+
+THE_CLOUD = Scope(None)
+
+
+def ensure_move(now: DeploymentState | InstanceState, then: DeploymentState | InstanceState) -> None:
+    """Raises Conflict for a move that its table in `core` doesn't allow."""
+    if isinstance(now, DeploymentState) and isinstance(then, DeploymentState):
+        allowed = deployment_moves.may_move(now, then)
+    elif isinstance(now, InstanceState) and isinstance(then, InstanceState):
+        allowed = instance_moves.may_move(now, then)
+    else:
+        raise TypeError("states of two kinds")
+    if not allowed:
+        raise Conflict(f"It is {now.value} and can't become {then.value} any more.")
+
+
+class Repository(Generic[R]):
+    """Rows of one table, as records. Subclasses name the table, the record and what people call the thing."""
+
+    table: ClassVar[sa.Table]
+    record: ClassVar[type[Any]]
+    noun: ClassVar[str]
+
+    def __init__(self, connection: AsyncConnection, scope: Scope) -> None:
+        self._connection = connection
+        self.scope = scope
+
+    async def add(self, record: R) -> R:
+        """Insert. Raises sqlalchemy's IntegrityError, which subclasses turn into AlreadyExists where it can happen."""
+        values = self._values(record)
+        if self._is_tenants and self.scope.organisation not in {None, values["organisation"]}:
+            raise NotFound("organisation", str(values["organisation"]))
+        await self._execute(sa.insert(self.table).values(values))
+        return record
+
+    async def find(self, id: str) -> R | None:
+        return await self._one(self._select().where(self.table.c.id == id))
+
+    async def get(self, id: str) -> R:
+        """Raises NotFound."""
+        found = await self.find(id)
+        if found is None:
+            raise NotFound(self.noun, id)
+        return found
+
+    async def update(self, id: str, **changes: Any) -> R:
+        """Change the named columns and nothing else; the record after it. Raises NotFound."""
+        changed = await self._one(
+            sa.update(self.table).where(self.table.c.id == id, self._mine()).values(**changes).returning(self.table)
+        )
+        if changed is None:
+            raise NotFound(self.noun, id)
+        return changed
+
+    @property
+    def _is_tenants(self) -> bool:
+        return "organisation" in self.table.c
+
+    def _mine(self) -> sa.ColumnElement[bool]:
+        """The one tenant filter."""
+        if self.scope.organisation is None or not self._is_tenants:
+            return sa.true()
+        return self.table.c.organisation == self.scope.organisation
+
+    def _select(self) -> sa.Select[Any]:
+        return sa.select(self.table).where(self._mine())
+
+    def _values(self, record: R) -> dict[str, Any]:
+        return {field.name: getattr(record, field.name) for field in dataclasses.fields(self.record)}
+
+    def _read(self, row: sa.Row[Any]) -> R:
+        record: R = self.record(**row._mapping)
+        return record
+
+    async def _execute(self, statement: sa.Executable) -> sa.CursorResult[Any]:
+        with database_errors():
+            result = await self._connection.execute(statement)
+        assert isinstance(result, sa.CursorResult)
+        return result
+
+    async def _one(self, statement: sa.Executable) -> R | None:
+        row = (await self._execute(statement)).first()
+        return None if row is None else self._read(row)
+
+    async def _all(self, statement: sa.Executable) -> list[R]:
+        return [self._read(row) for row in await self._execute(statement)]
+
+    async def _count(self, statement: sa.Executable) -> int:
+        return int((await self._execute(statement)).scalar_one())
+
+    def _newest_first(self, *, limit: int, before: tuple[Any, str] | None) -> sa.Select[Any]:
+        """A page by (created_at, id), going back in time; `before` is the last row of the page before."""
+        created, id = self.table.c.created_at, self.table.c.id
+        statement = self._select().order_by(created.desc(), id.desc()).limit(limit)
+        if before is not None:
+            at, last = before
+            statement = statement.where(sa.or_(created < at, sa.and_(created == at, id < last)))
+        return statement
+
+
+def grouped(rows: Sequence[tuple[str, R]]) -> dict[str, list[R]]:
+    """Pairs as lists by their first half, in order."""
+    groups: dict[str, list[R]] = {}
+    for key, value in rows:
+        groups.setdefault(key, []).append(value)
+    return groups

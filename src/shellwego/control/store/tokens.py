@@ -1,0 +1,47 @@
+"""API tokens and sessions, looked up by the hash of what the caller holds."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import sqlalchemy as sa
+
+from shellwego.control.store import tables
+from shellwego.control.store.records import SessionRecord, TokenRecord
+from shellwego.control.store.repository import Repository
+from shellwego.core.ids import UserId
+
+_tokens = tables.api_tokens
+_sessions = tables.sessions
+
+
+class TokenRepository(Repository[TokenRecord]):
+    table = _tokens
+    record = TokenRecord
+    noun = "token"
+
+    async def find_by_hash(self, secret_hash: str) -> TokenRecord | None:
+        return await self._one(self._select().where(_tokens.c.secret_hash == secret_hash))
+
+    async def page(
+        self, *, user: UserId, limit: int, before: tuple[dt.datetime, str] | None = None
+    ) -> list[TokenRecord]:
+        """A user's own that still stand, newest first."""
+        statement = self._newest_first(limit=limit, before=before)
+        return await self._all(statement.where(_tokens.c.user == user, _tokens.c.revoked_at.is_(None)))
+
+
+class SessionRepository(Repository[SessionRecord]):
+    table = _sessions
+    record = SessionRecord
+    noun = "session"
+
+    async def find_by_hash(self, refresh_hash: str) -> SessionRecord | None:
+        """The session whose current or previous refresh token this is, held until the transaction ends."""
+        mine = sa.or_(_sessions.c.refresh_hash == refresh_hash, _sessions.c.previous_refresh_hash == refresh_hash)
+        return await self._one(self._select().where(mine).with_for_update())
+
+    async def forget_ended(self, *, before: dt.datetime) -> int:
+        """Delete sessions that ended before that time."""
+        gone = sa.or_(_sessions.c.expires_at < before, _sessions.c.revoked_at < before)
+        return (await self._execute(sa.delete(_sessions).where(gone))).rowcount
