@@ -1,0 +1,197 @@
+"""What do the nodes say, and how do we reach them?
+
+One connection per agent. What arrives (hello, heartbeats, reports) is written down here and nowhere else: an agent is
+the only writer of what its instances do. What leaves (assignments, requests for streams) goes through `send` and
+`open_stream`. Nothing is decided here; the controllers are woken by the events that a report leaves behind.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from shellwego.control.links.streams import Streams
+from shellwego.control.store.records import InstanceRecord, NodeRecord
+from shellwego.control.store.unit_of_work import Store, UnitOfWork
+from shellwego.core.errors import NodeUnavailable, ShellWeGoError, Unavailable
+from shellwego.core.ids import InstanceId, NodeId, is_id
+from shellwego.core.instances import ExitReason, InstanceGoal, InstanceState
+from shellwego.core.nodes import HEARTBEAT_SECONDS
+from shellwego.kit.faults import fault_point, reach
+from shellwego.protocol.channel import Channel, ChannelClosed
+from shellwego.protocol.messages import (
+    AgentHello,
+    Assignment,
+    ExecRequest,
+    Heartbeat,
+    InstanceReport,
+    LogsRequest,
+    NodeCapacity,
+    Refused,
+    Report,
+    Welcome,
+)
+
+log = structlog.get_logger()
+
+_REPORT_ARRIVED = fault_point("server.agents.report_arrived")
+_REPORT_WRITTEN = fault_point("server.agents.report_written")
+MAXIMUM_LINES, MAXIMUM_LINE = 50, 2000
+
+
+class AgentLinks:
+    """The agents that are connected now. `on_connect` wakes whoever sends assignments."""
+
+    def __init__(self, store: Store, streams: Streams, *, cloud: str, on_connect: Callable[[NodeId], None]) -> None:
+        self._store, self._streams, self._cloud, self._on_connect = store, streams, cloud, on_connect
+        self._links: dict[NodeId, Channel] = {}
+        self._seen: dict[NodeId, int] = {}
+
+    @property
+    def connected(self) -> frozenset[NodeId]:
+        return frozenset(self._links)
+
+    def generation_seen(self, node: NodeId) -> int:
+        """The highest generation the node has told of since it connected."""
+        return self._seen.get(node, 0)
+
+    async def serve(self, channel: Channel, hello: AgentHello) -> None:
+        """One agent's conversation, to its end."""
+        if not is_id(hello.node, "node"):
+            await channel.send(Refused(code="node", problem=f"{hello.node[:60]!r} is not a node's id."))
+            return
+        node = NodeId(hello.node)
+        async with self._store.writing() as work:
+            await work.nodes.ensure(_node(node, hello, work.now))
+            await work.emit("node.connected", subject=node, payload={"version": hello.version})
+        await channel.send(Welcome(cloud=self._cloud, heartbeat_seconds=HEARTBEAT_SECONDS))
+        before = self._links.get(node)
+        self._links[node], self._seen[node] = channel, hello.generation
+        if before is not None:
+            # A killed agent comes back before its old connection is noticed to be dead. The newest speaks for the node.
+            await before.close()
+        log.info("agent.connected", node=node, version=hello.version, generation=hello.generation)
+        self._on_connect(node)
+        try:
+            while True:
+                message = await channel.receive()
+                match message:
+                    case Heartbeat():
+                        await self._heard(node, message)
+                    case Report():
+                        await reach(_REPORT_ARRIVED)
+                        self._seen[node] = max(self._seen.get(node, 0), message.generation)
+                        try:
+                            await self._write(node, message)
+                        except Unavailable as error:
+                            # A report is whole and comes again; nothing is lost by waiting for the next.
+                            log.warning("agent.report_not_written", node=node, error=str(error))
+                        await reach(_REPORT_WRITTEN)
+                    case _:
+                        log.warning("agent.unexpected", node=node, message=type(message).__name__)
+        finally:
+            if self._links.get(node) is channel:
+                del self._links[node]
+                log.info("agent.disconnected", node=node)
+
+    async def send(self, node: NodeId, assignment: Assignment) -> None:
+        """Raises NodeUnavailable."""
+        try:
+            await self._link(node).send(assignment)
+        except ChannelClosed as error:
+            raise NodeUnavailable(node) from error
+
+    async def open_stream(self, node: NodeId, request: LogsRequest | ExecRequest) -> Channel:
+        """A channel of its own for logs or exec. Raises NodeUnavailable."""
+        try:
+            return await self._streams.open(node, self._link(node), request)
+        except ChannelClosed as error:
+            raise NodeUnavailable(node) from error
+
+    def _link(self, node: NodeId) -> Channel:
+        link = self._links.get(node)
+        if link is None:
+            raise NodeUnavailable(node)
+        return link
+
+    async def _heard(self, node: NodeId, heartbeat: Heartbeat) -> None:
+        try:
+            async with self._store.writing() as work:
+                seen = {"last_seen_at": work.now, "warnings": tuple(heartbeat.warnings[:20])}
+                await work.nodes.update(node, **seen, **_capacity(heartbeat.capacity))
+        except ShellWeGoError as error:
+            # The next heartbeat comes in seconds, and a database that is away is no reason to drop the agent.
+            log.warning("agent.heartbeat_not_written", node=node, error=str(error))
+
+    async def _write(self, node: NodeId, report: Report) -> None:
+        async with self._store.writing() as work:
+            known = {i.id: i for i in await work.for_the_cloud().instances.on_node(node)}
+            for seen in report.instances:
+                instance = known.get(InstanceId(seen.id))
+                if instance is not None and report.generation >= instance.generation:
+                    await _observe(work, instance, seen, report.generation)
+            unclaimed = tuple(sorted(set(report.unclaimed) - set(known)))
+            await work.nodes.update(node, last_seen_at=work.now, unclaimed=unclaimed)
+
+
+async def _observe(work: UnitOfWork, before: InstanceRecord, seen: InstanceReport, generation: int) -> None:
+    """Write one instance's report; an event only when its state changed."""
+    state = InstanceState(seen.state)
+    changes: dict[str, Any] = {
+        "reason": seen.reason[:1000],
+        "restarts": seen.restarts,
+        "exit_reason": ExitReason(seen.exit_reason) if seen.exit_reason else None,
+        "exit_code": seen.exit_code,
+        "generation": generation,
+    }
+    if seen.address is not None:
+        changes |= {"address": seen.address, "port": seen.port}
+    if seen.started_at is not None:
+        changes["started_at"] = dt.datetime.fromtimestamp(seen.started_at, dt.UTC)
+    if seen.last_lines:
+        changes["last_lines"] = tuple(line[:MAXIMUM_LINE] for line in seen.last_lines[-MAXIMUM_LINES:])
+    if state is InstanceState.STOPPED:
+        if before.goal is not InstanceGoal.STOP:
+            # Not ours to believe: an instance that should run is never gone for good because its agent says so.
+            return
+        changes["removed_at"] = work.now
+    if before.state is state and all(getattr(before, name) == value for name, value in changes.items()):
+        return
+    after = await work.for_the_cloud().instances.observe(before.id, state, observed_at=work.now, **changes)
+    if after is not None and (before.state is not state or before.address != after.address):
+        await work.emit(
+            f"instance.{state.value}",
+            subject=before.id,
+            organisation=before.organisation,
+            payload={
+                "app": before.app,
+                "release": before.release,
+                "process": before.process,
+                "reason": after.reason,
+                "deployment": before.deployment,
+            },
+        )
+
+
+def _node(node: NodeId, hello: AgentHello, now: dt.datetime) -> NodeRecord:
+    return NodeRecord(
+        id=node,
+        name=hello.name[:63],
+        created_at=now,
+        version=hello.version[:40],
+        runtimes=tuple(hello.runtimes),
+        last_seen_at=now,
+        **_capacity(hello.capacity),
+    )
+
+
+def _capacity(capacity: NodeCapacity) -> dict[str, Any]:
+    return {
+        "memory_mib": capacity.memory_mib,
+        "cpu_millis": capacity.cpu_millis,
+        "disk_free_mib": capacity.disk_free_mib,
+        "disk_total_mib": capacity.disk_total_mib,
+    }

@@ -1,0 +1,243 @@
+"""A real cloud for one test module: `shellwego up` as an operator starts it, and the command line as people type it."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+PATIENCE_SECONDS = 120.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def eventually(what: str, fact: Callable[[], Any], *, seconds: float = PATIENCE_SECONDS) -> Any:
+    """Wait for a fact; fail with its name when it doesn't come true."""
+    deadline = time.monotonic() + seconds
+    last: object = None
+    while time.monotonic() < deadline:
+        try:
+            last = fact()
+            if last:
+                return last
+        except (OSError, http.client.HTTPException, AssertionError) as error:
+            last = error
+        time.sleep(0.1)
+    raise AssertionError(f"waited {seconds:g} s for: {what}; last seen: {last!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    body: str
+    headers: dict[str, str]
+
+
+@dataclass(slots=True)
+class Said:
+    """What a command printed and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@dataclass(slots=True)
+class RunningCloud:
+    data: Path
+    domain: str = "localhost"
+    api_port: int = field(default_factory=free_port)
+    http_port: int = field(default_factory=free_port)
+    https_port: int = field(default_factory=free_port)
+    options: tuple[str, ...] = ()
+    process: subprocess.Popen[bytes] | None = None
+
+    # --- the operator ---------------------------------------------------------------------------------------------
+
+    def start(self, *, env: dict[str, str] | None = None) -> None:
+        log = (self.data.parent / f"{self.data.name}.up.log").open("ab")
+        self.process = subprocess.Popen(
+            (
+                *shellwego(),
+                "up",
+                *("--data-dir", str(self.data), "--domain", self.domain, "--api-port", str(self.api_port)),
+                *("--http-port", str(self.http_port), "--https-port", str(self.https_port)),
+                *self.options,
+            ),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env={**os.environ, **(env or {})},
+            start_new_session=True,
+        )
+        log.close()
+        eventually("the cloud is up", self.is_up, seconds=300)
+
+    def is_up(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            log = (self.data.parent / f"{self.data.name}.up.log").read_text()
+            raise RuntimeError(f"`shellwego up` ended with {self.process.returncode}:\n{log[-4000:]}")
+        connection = http.client.HTTPConnection("127.0.0.1", self.api_port, timeout=5)
+        try:
+            connection.request("GET", "/health")
+            return connection.getresponse().status == 200
+        finally:
+            connection.close()
+
+    def stop(self) -> int:
+        """Ctrl-C, and wait for the end."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        code = self.process.wait(timeout=90)
+        self.process = None
+        return code
+
+    def pids(self, name: str) -> list[int]:
+        """Processes of this cloud by role: server, agent, edge, haproxy, up."""
+        assert self.process is not None
+        if name == "up":
+            return [self.process.pid]
+        needle = {"haproxy": "haproxy"}.get(name, f"shellwego.processes.{name}")
+        found = []
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if needle in command and (str(self.data) in command or self.short in command):
+                found.append(int(entry.name))
+        return found
+
+    def kill(self, *names: str) -> None:
+        """SIGKILL, as the kernel's OOM killer would."""
+        for pid in [pid for name in names for pid in self.pids(name)]:
+            os.kill(pid, signal.SIGKILL)
+
+    @property
+    def short(self) -> str:
+        identity = json.loads((self.data / "cloud.json").read_text())
+        return str(identity["cloud"]).split("_")[1][:8]
+
+    # --- the developer --------------------------------------------------------------------------------------------
+
+    def run(self, *arguments: str, stdin: bytes | None = None, timeout: float = 300, token: str | None = None) -> Said:
+        """`shellwego ARGUMENTS`, whatever comes of it."""
+        done = subprocess.run(
+            (*shellwego(), *arguments),
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+            env={
+                **os.environ,
+                "SHELLWEGO_URL": f"http://127.0.0.1:{self.api_port}",
+                "SHELLWEGO_TOKEN": token or (self.data / "admin-token").read_text().strip(),
+                "NO_COLOR": "1",
+            },
+        )
+        return Said(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
+
+    def do(self, *arguments: str, **options: Any) -> Said:
+        """`shellwego ARGUMENTS`, which must succeed."""
+        said = self.run(*arguments, **options)
+        assert said.code == 0, f"shellwego {' '.join(arguments)} ended with {said.code}:\n{said.out}\n{said.err}"
+        return said
+
+    def json(self, *arguments: str) -> Any:
+        return self.do(*arguments, "-o", "json").json
+
+    # --- the world ------------------------------------------------------------------------------------------------
+
+    def get(self, name: str, path: str = "/", *, timeout: float = 15) -> Answer:
+        """GET through the proxy, as a browser would."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=timeout)
+        try:
+            connection.request("GET", path, headers={"Host": f"{name}.{self.domain}"})
+            answer = connection.getresponse()
+            return Answer(answer.status, answer.read().decode(errors="replace"), dict(answer.getheaders()))
+        finally:
+            connection.close()
+
+    @contextmanager
+    def load(self, name: str, path: str = "/", *, clients: int = 4) -> Iterator[Load]:
+        """Constant load meanwhile: half the clients keep their connection, half make a new one for each request."""
+        load = Load()
+        threads = [
+            Thread(target=_send, args=(self, name, path, load, number % 2 == 0), daemon=True)
+            for number in range(clients)
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            yield load
+        finally:
+            load.stop.set()
+            for thread in threads:
+                thread.join(timeout=30)
+
+
+@dataclass(slots=True)
+class Load:
+    """What the clients saw. `bodies` are the distinct answers, in order of first sight."""
+
+    sent: int = 0
+    failures: list[str] = field(default_factory=list)
+    bodies: list[str] = field(default_factory=list)
+    stop: Event = field(default_factory=Event)
+
+
+def _send(cloud: RunningCloud, name: str, path: str, load: Load, keep_alive: bool) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", cloud.http_port, timeout=30)
+    fresh = True
+    while not load.stop.is_set():
+        try:
+            connection.request("GET", path, headers={"Host": f"{name}.{cloud.domain}"})
+            answer = connection.getresponse()
+            body = answer.read().decode(errors="replace")
+            load.sent += 1
+            if answer.status != 200:
+                load.failures.append(f"{answer.status}: {body[:200]}")
+            elif body not in load.bodies:
+                load.bodies.append(body)
+            fresh = answer.will_close
+        except (OSError, http.client.HTTPException) as error:
+            # RFC 9112 section 9.3.1: a client must expect an idle connection to close, and repeats a GET once then.
+            if fresh:
+                load.sent += 1
+                load.failures.append(repr(error))
+            connection.close()
+            fresh = True
+            continue
+        if not keep_alive:
+            connection.close()
+            fresh = True
+        load.stop.wait(0.005)
+    connection.close()
+
+
+def shellwego() -> tuple[str, ...]:
+    return (sys.executable, "-m", "shellwego.processes.main")
