@@ -1,0 +1,98 @@
+"""What may a build reach?
+
+The internet, through slirp4netns (a process, not a route: the host's forwarding and filters stay untouched), and
+names, by slirp's own resolver. Not the host, by any of its addresses; not the networks that are private to whoever
+runs it; not the link-local addresses where clouds keep credentials; and no other build, since each daemon has a
+network namespace of its own. The rules are inside that namespace, and steps have no capability to change them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Collection, Iterable
+from pathlib import Path
+
+from shellwego.kit.commands import Command
+
+RESOLVER = "10.0.2.3"
+"""slirp4netns answers DNS here, with the host's own resolver."""
+
+TAP = "tap0"
+
+_NEVER = (
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",  # RFC 6598, and what overlay networks such as Tailscale use
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.168.0.0/16",
+    "224.0.0.0/4",
+    "240.0.0.0/4",
+)
+
+
+def namespace_add(name: str) -> Command:
+    return ("ip", "netns", "add", name)
+
+
+def namespace_delete(name: str) -> Command:
+    return ("ip", "netns", "delete", name)
+
+
+def loopback_up(name: str) -> Command:
+    return ("ip", "-n", name, "link", "set", "lo", "up")
+
+
+def host_addresses() -> Command:
+    return ("ip", "-json", "address", "show")
+
+
+def slirp(program: str, namespace: Path, ready_descriptor: int) -> Command:
+    """The way out of the namespace."""
+    return (
+        program,
+        "--configure",
+        "--mtu=65520",
+        "--disable-host-loopback",
+        "--enable-sandbox",
+        f"--ready-fd={ready_descriptor}",
+        "--netns-type=path",
+        str(namespace),
+        TAP,
+    )
+
+
+def apply_rules(name: str) -> Command:
+    """Reads the rules from its standard input."""
+    return ("ip", "netns", "exec", name, "nft", "-f", "-")
+
+
+def filter_rules(host: Iterable[str], reachable: Collection[str] = ()) -> str:
+    """
+    nftables rules of a builder's namespace, replacing older ones at once. `host` are the host's own addresses;
+    `reachable` are networks that the operator lets builds reach nevertheless (a mirror in their own network, say).
+    """
+    own = [ipaddress.ip_address(text) for text in host]
+    denied = sorted({*_NEVER, *(f"{address}/32" for address in own if address.version == 4)})
+    allowed = sorted(str(ipaddress.ip_network(text, strict=False)) for text in reachable)
+    exceptions = [f"    ip daddr {{ {', '.join(allowed)} }} accept"] if allowed else []
+    lines = [
+        "add table inet shellwego_build",
+        "delete table inet shellwego_build",
+        "table inet shellwego_build {",
+        "  set denied {",
+        "    type ipv4_addr; flags interval; auto-merge;",
+        f"    elements = {{ {', '.join(denied)} }}",
+        "  }",
+        "  chain output {",
+        "    type filter hook output priority 0; policy accept;",
+        '    oifname "lo" accept',
+        f"    ip daddr {RESOLVER} meta l4proto {{ tcp, udp }} th dport 53 accept",
+        *exceptions,
+        "    ip daddr @denied reject with icmp admin-prohibited",
+        "    meta nfproto ipv6 reject",
+        "  }",
+        "}",
+    ]
+    return "\n".join(lines) + "\n"
