@@ -15,14 +15,14 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from shellwego.core.ids import InstanceId
-from shellwego.drivers.network.pool import InstanceAddresses
+from shellwego.drivers.network.pool import DEFAULT_SUBNET, InstanceAddresses
 from shellwego.drivers.network.port import Attachment
 
 
 class FakeNetwork:
     """A `NetworkDriver` for tests and simulations. Attachments survive like a kernel's: hand the object on."""
 
-    def __init__(self, *, prefix: str = "swg-fake0000", subnet: IPv4Network = IPv4Network("100.96.0.0/16")) -> None:
+    def __init__(self, *, prefix: str = "swg-fake0000", subnet: IPv4Network = DEFAULT_SUBNET) -> None:
         self._prefix = prefix
         self._subnet = subnet
         self._attached: dict[InstanceId, IPv4Address] = {}

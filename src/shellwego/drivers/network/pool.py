@@ -10,6 +10,9 @@ from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network
 from typing import overload
 
+DEFAULT_SUBNET = IPv4Network("100.96.0.0/16")
+"""From RFC 6598's shared range; seen inside the data plane only, so any number of clouds may use the same."""
+
 
 def gateway_of(subnet: IPv4Network) -> IPv4Address:
     """The data plane's own address on its bridge."""
