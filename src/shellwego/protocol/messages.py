@@ -118,6 +118,8 @@ class Assignment(Message, frozen=True, kw_only=True):
     absent: list[Removal]
     extra_ca: str = ""
     """PEM certificates of the operator that instances shall trust besides their image's own."""
+    keep_images: list[str] | None = None
+    """References of images that must survive a clean-up besides those in `run`. None: nothing is cleaned up."""
 
 
 class InstanceReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,358 @@
+"""What did these instances say, and what are they saying now?
+
+Reads the files of `logs.py` from any point, several instances merged by time, and goes on where they grow. The reader
+sets the pace: nothing is read before the last lines were taken, so a slow one costs memory for one batch only. What an
+app writes is hostile: any bytes, lines of any length, no line end at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import datetime as dt
+import functools
+import heapq
+import os
+from collections import deque
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from shellwego.agent.logs import CURRENT, LogStore, rotated_files
+from shellwego.core.ids import InstanceId
+from shellwego.protocol.messages import LogLine, LogsRequest
+
+BATCH_BYTES = 256 * 1024
+BATCH_LINES = 500
+LINE_BYTES = 256 * 1024
+"""Of one line of an app this much is passed on; what follows is counted and dropped."""
+LONGEST_TAIL = 10_000
+TAIL_CHARACTERS = 8 << 20
+FOLLOW_SECONDS = 0.25
+
+Stream = Literal["stdout", "stderr"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a CRI log file, its text still bytes."""
+
+    at: float
+    stream: Stream
+    partial: bool
+    text: bytes
+
+
+def parse_entry(line: bytes, *, fallback_at: float = 0.0) -> Entry:
+    """`2026-01-01T00:00:00.123456789Z stdout F text`; what isn't one (half a write, say) is a line of stdout."""
+    parts = line.split(b" ", 3)
+    if len(parts) == 4 and parts[1] in {b"stdout", b"stderr"} and parts[2][:1] in {b"F", b"P"}:
+        at = _seconds(parts[0])
+        if at is not None:
+            return Entry(at, "stdout" if parts[1] == b"stdout" else "stderr", parts[2][:1] == b"P", parts[3])
+    return Entry(fallback_at, "stdout", False, line)
+
+
+@dataclass(slots=True)
+class _Said:
+    """How far the line under way of one stream is: a character may be cut by the writer's buffer."""
+
+    decoder: codecs.IncrementalDecoder = field(
+        default_factory=lambda: codecs.getincrementaldecoder("utf-8")(errors="replace")
+    )
+    bytes_passed: int = 0
+    bytes_cut: int = 0
+
+
+class Cursor:
+    """A place in the log of one instance, across its files. Blocking: call it in a thread."""
+
+    def __init__(self, store: LogStore, id: str, *, since: float | None = None) -> None:
+        self._store, self._id, self._since = store, id, since
+        self._directory: Path | None = None
+        self._file: BinaryIO | None = None
+        self._rest = b""
+        self._at = 0.0
+        self._budget: int | None = None
+        self._said: dict[Stream, _Said] = {"stdout": _Said(), "stderr": _Said()}
+
+    def seek_tail(self, lines: int) -> None:
+        """Stand before the last so many whole lines."""
+        for path in reversed(self._paths()):
+            try:
+                with path.open("rb") as file:
+                    offset, lines = _offset_of_tail(file, lines)
+            except FileNotFoundError:
+                continue
+            if lines <= 0:
+                self._open(path)
+                assert self._file is not None
+                self._file.seek(offset)
+                return
+
+    def stop_at_present(self) -> None:
+        """Read no further than what is there now: an app that writes faster than we read has no last line."""
+        self._budget = sum(path.stat().st_size for path in self._paths() if path.exists())
+
+    def go_on(self) -> None:
+        """Read on past that."""
+        self._budget = None
+
+    def read(self) -> list[LogLine]:
+        """The next lines, none when there are no more for now."""
+        while True:
+            chunk = self._next_chunk()
+            if not chunk:
+                return []
+            lines = [line for raw in self._split(chunk) if (line := self._line(raw)) is not None]
+            if lines:
+                return lines
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _next_chunk(self) -> bytes:
+        if self._budget is not None and self._budget <= 0:
+            return b""
+        chunk = self._read_on()
+        if self._budget is not None:
+            self._budget -= len(chunk)
+        return chunk
+
+    def _read_on(self) -> bytes:
+        if self._file is None and not self._open_next():
+            return b""
+        while True:
+            assert self._file is not None
+            chunk = self._file.read(BATCH_BYTES)
+            if chunk:
+                return chunk
+            if self._successor() is None:
+                return b""
+            # Its writer has moved on; what it wrote between our read and that is the last of this file.
+            chunk = self._file.read(BATCH_BYTES)
+            if chunk:
+                return chunk
+            rest, self._rest = self._rest, b""
+            if rest:
+                return rest + b"\n"
+            if not self._open_next():
+                return b""
+
+    def _split(self, chunk: bytes) -> Iterator[bytes]:
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        yield from lines
+        if len(self._rest) > LINE_BYTES:  # Not the CRI format any more; don't gather for ever.
+            rest, self._rest = self._rest, b""
+            yield rest
+
+    def _line(self, raw: bytes) -> LogLine | None:
+        if not raw:
+            return None
+        entry = parse_entry(raw, fallback_at=self._at)
+        self._at = entry.at
+        said = self._said[entry.stream]
+        room = LINE_BYTES - said.bytes_passed
+        piece = entry.text[:room]
+        said.bytes_passed += len(piece)
+        said.bytes_cut += len(entry.text) - len(piece)
+        text = said.decoder.decode(piece, final=not entry.partial)
+        if not entry.partial:
+            if said.bytes_cut:
+                text += f" [{said.bytes_cut} bytes of this line were cut]"
+            said.decoder.reset()
+            said.bytes_passed = said.bytes_cut = 0
+        elif not piece:
+            return None
+        if self._since is not None and entry.at < self._since:
+            return None
+        return LogLine(instance=self._id, at=entry.at, stream=entry.stream, text=text, partial=entry.partial)
+
+    def _paths(self) -> list[Path]:
+        if self._directory is None:
+            self._directory = self._store.find_directory(self._id)
+            if self._directory is None:
+                return []
+        return [*(path for _, path in rotated_files(self._directory)), self._directory / CURRENT]
+
+    def _open_next(self) -> bool:
+        successor = self._first() if self._file is None else self._successor()
+        return successor is not None and self._open(successor)
+
+    def _open(self, path: Path) -> bool:
+        try:
+            file = path.open("rb")
+        except FileNotFoundError:
+            return False
+        if self._file is not None:
+            self._file.close()
+        self._file = file
+        return True
+
+    def _first(self) -> Path | None:
+        for path in self._paths():
+            try:
+                # Whole files from before `since` needn't be read.
+                if self._since is None or path.stat().st_mtime >= self._since:
+                    return path
+            except FileNotFoundError:
+                continue
+        return None
+
+    def _successor(self) -> Path | None:
+        """The file after the open one, None while it is the newest or its writer hasn't opened the next."""
+        assert self._file is not None
+        mine = os.fstat(self._file.fileno())
+        paths = self._paths()
+        inodes: list[int | None] = []
+        for path in paths:
+            try:
+                inodes.append(path.stat().st_ino)
+            except FileNotFoundError:
+                inodes.append(None)
+        if mine.st_nlink and mine.st_ino in inodes:
+            later = range(inodes.index(mine.st_ino) + 1, len(paths))
+        else:
+            later = range(len(paths))  # Ours was deleted to make room: go on with the oldest that is left.
+        return next((paths[index] for index in later if inodes[index] is not None), None)
+
+
+async def read_logs(store: LogStore, request: LogsRequest) -> AsyncGenerator[Sequence[LogLine], None]:
+    """Lines in batches, oldest first, as many as the request asks for; with `follow` without an end."""
+    cursors = [Cursor(store, id, since=request.since) for id in dict.fromkeys(request.instances)]
+    try:
+        if request.tail is None:
+            history = _merged(cursors)
+            while batch := await asyncio.to_thread(_take, history, BATCH_LINES):
+                yield batch
+        elif request.tail > 0:
+            for batch in _batches(await asyncio.to_thread(_tail, cursors, min(request.tail, LONGEST_TAIL))):
+                yield batch
+        else:
+            await asyncio.to_thread(_skip, cursors)
+        for cursor in cursors:
+            cursor.go_on()
+        while request.follow:
+            batch = await asyncio.to_thread(_news, cursors)
+            if batch:
+                yield batch
+            else:
+                await asyncio.sleep(FOLLOW_SECONDS)
+    finally:
+        for cursor in cursors:
+            cursor.close()
+
+
+def last_lines(store: LogStore, id: InstanceId, count: int) -> list[LogLine]:
+    """The last lines of one instance: why it ended, mostly. Blocking, and quick."""
+    with closing(Cursor(store, id)) as cursor:
+        return _tail([cursor], count)
+
+
+def _merged(cursors: Sequence[Cursor]) -> Iterator[LogLine]:
+    """All that is there now, by time. Within an instance the order is that of the file, even if its clock jumped."""
+
+    def keyed(cursor: Cursor, index: int) -> Iterator[tuple[float, int, LogLine]]:
+        latest = 0.0
+        while lines := cursor.read():
+            for line in lines:
+                latest = max(latest, line.at)
+                yield latest, index, line
+
+    for cursor in cursors:
+        cursor.stop_at_present()
+    streams = (keyed(cursor, index) for index, cursor in enumerate(cursors))
+    return (line for _, _, line in heapq.merge(*streams, key=lambda item: item[:2]))
+
+
+def _news(cursors: Sequence[Cursor]) -> list[LogLine]:
+    """What came since, one read of each: a flooding instance must not keep the others' lines back."""
+    lines = [line for cursor in cursors for line in cursor.read()]
+    return sorted(lines, key=lambda line: line.at) if len(cursors) > 1 else lines
+
+
+def _tail(cursors: Sequence[Cursor], count: int) -> list[LogLine]:
+    for cursor in cursors:
+        cursor.seek_tail(count)
+    kept: deque[LogLine] = deque()
+    whole = size = 0
+    for line in _merged(cursors):
+        kept.append(line)
+        whole += not line.partial
+        size += len(line.text)
+        while whole > count or size > TAIL_CHARACTERS:
+            dropped = kept.popleft()
+            whole -= not dropped.partial
+            size -= len(dropped.text)
+    return list(kept)
+
+
+def _skip(cursors: Sequence[Cursor]) -> None:
+    for cursor in cursors:
+        cursor.seek_tail(0)
+
+
+def _take(lines: Iterator[LogLine], count: int) -> list[LogLine]:
+    taken, size = [], 0
+    for line in lines:
+        taken.append(line)
+        size += len(line.text)
+        if len(taken) >= count or size >= BATCH_BYTES:
+            break
+    return taken
+
+
+def _batches(lines: list[LogLine]) -> Iterator[list[LogLine]]:
+    for start in range(0, len(lines), BATCH_LINES):
+        yield lines[start : start + BATCH_LINES]
+
+
+def _offset_of_tail(file: BinaryIO, lines: int) -> tuple[int, int]:
+    """Where the last `lines` whole lines begin; with fewer in the file, 0 and how many are missing."""
+    end = file.seek(0, os.SEEK_END)
+    if lines <= 0:
+        return end, 0
+    position, rest = end, b""
+    while position > 0:
+        step = min(BATCH_BYTES, position)
+        position -= step
+        file.seek(position)
+        block = file.read(step) + rest
+        # The first piece may begin in the block before; it is counted when that has been read.
+        pieces = block.split(b"\n")
+        rest = pieces[0] if position > 0 else b""
+        offset = position + len(block)
+        for index in range(len(pieces) - 1, 0 if position > 0 else -1, -1):
+            offset -= len(pieces[index])
+            if pieces[index] and not parse_entry(pieces[index]).partial:
+                if lines == 0:
+                    return offset + len(pieces[index]) + 1, 0
+                lines -= 1
+            offset -= 1
+        if len(rest) > LINE_BYTES:
+            return position, 0
+    return 0, lines
+
+
+@functools.lru_cache(maxsize=4096)
+def _whole_seconds(text: bytes, zone: bytes) -> float | None:
+    try:
+        moment = dt.datetime.fromisoformat((text + (b"+00:00" if zone in {b"", b"Z"} else zone)).decode("ascii"))
+        return moment.timestamp()
+    except ValueError:
+        return None
+
+
+def _seconds(stamp: bytes) -> float | None:
+    head, point, tail = stamp[:19], stamp[19:20], stamp[20:]
+    if point != b".":
+        return _whole_seconds(head, stamp[19:])
+    digits = 0
+    while digits < len(tail) and 48 <= tail[digits] <= 57:
+        digits += 1
+    whole = _whole_seconds(head, tail[digits:])
+    return None if whole is None else whole + (int(tail[:digits]) / 10**digits if digits else 0.0)

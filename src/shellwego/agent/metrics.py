@@ -1,0 +1,91 @@
+"""What can this node carry, and what should its operator know?
+
+Capacity is what instances may use: the machine's memory (or our own cgroup's, when that is less) minus a share for the
+kernel, the platform's processes and the builder. Warnings are about now, in words that say what to do.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+
+from shellwego.core.quantities import MIB
+from shellwego.protocol.messages import NodeCapacity
+
+LOW_DISK_SHARE = 0.10
+_RESERVED_SHARE, _RESERVED_MIB = 0.10, (256, 2048)
+_CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
+def read_capacity(
+    data: Path, *, meminfo: Path = Path("/proc/meminfo"), limits: Iterable[Path] = _CGROUP_LIMITS
+) -> NodeCapacity:
+    """The node's capacity now; disk is that of the file system which holds `data`."""
+    total_mib = min([_total_memory(meminfo), *(limit for path in limits if (limit := _limit(path)))]) // MIB
+    free, size = _disk(data)
+    return NodeCapacity(
+        memory_mib=max(0, total_mib - reserved_mib(total_mib)),
+        cpu_millis=len(os.sched_getaffinity(0)) * 1000,
+        disk_free_mib=free // MIB,
+        disk_total_mib=size // MIB,
+    )
+
+
+def reserved_mib(total_mib: int) -> int:
+    """The platform's own share: a tenth, at least 256 MiB, at most 2 GiB."""
+    least, most = _RESERVED_MIB
+    return min(most, max(least, int(total_mib * _RESERVED_SHARE)))
+
+
+def disk_used_share(data: Path) -> float:
+    free, size = _disk(data)
+    return 1 - free / size if size else 0.0
+
+
+def disk_warnings(data: Path) -> list[str]:
+    """What is wrong with the disk now."""
+    try:
+        status = os.statvfs(data)
+    except OSError as error:
+        return [f"The data directory can't be reached: {error.strerror}. Check its disk."]
+    warnings = []
+    if status.f_flag & os.ST_RDONLY:
+        warnings.append("The data directory's file system is read-only. Apps go on; check the disk, then remount it.")
+    if status.f_blocks and status.f_bavail < LOW_DISK_SHARE * status.f_blocks:
+        free_mib = status.f_bavail * status.f_frsize // MIB
+        warnings.append(
+            f"The disk is {100 - 100 * status.f_bavail // status.f_blocks} % full ({free_mib} MiB left). "
+            f"Free space or grow it: at the end nothing new can start."
+        )
+    if status.f_files and status.f_favail < LOW_DISK_SHARE * status.f_files:
+        warnings.append(f"The file system has only {status.f_favail} inodes left. Delete small files or grow it.")
+    return warnings
+
+
+def node_name() -> str:
+    return socket.gethostname()[:63] or "node"
+
+
+def _total_memory(meminfo: Path) -> int:
+    for line in meminfo.read_text().splitlines():
+        if line.startswith("MemTotal:"):
+            return int(line.split()[1]) * 1024
+    raise ValueError(f"{meminfo} names no MemTotal")
+
+
+def _limit(path: Path) -> int | None:
+    try:
+        text = path.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None  # "max" is no limit; v1 writes a huge number for none.
+
+
+def _disk(data: Path) -> tuple[int, int]:
+    try:
+        status = os.statvfs(data)
+    except OSError:
+        return 0, 0
+    return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
