@@ -1,8 +1,8 @@
 """What does a runtime do when there is nothing to run?
 
-The port's promises kept in memory, for tests that are about something else. Beyond the port it does what a kernel would:
-`crash` ends a sandbox, `fail_next_start` refuses one, `write_log` is the app speaking, and the commands that `exec`
-runs are Python functions (`program`).
+The port's promises kept in memory, for tests that are about something else. Beyond the port it does what a kernel
+would: `crash` ends a sandbox, `fail_next_start` refuses one, `write_log` is the app speaking, and the commands that
+`exec` runs are Python functions (`program`).
 """
 
 from __future__ import annotations

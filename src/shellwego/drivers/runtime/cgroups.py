@@ -1,0 +1,215 @@
+"""How much does a sandbox use, did it run out of memory, and who is in it?
+
+The runtimes create the groups (`/PREFIX/ID`) and set their limits; we read counters straight from the kernel's files,
+which is what makes looking at a hundred sandboxes cheap, and we end and remove what is in them. Version 1 and 2 of the
+kernel's interface are two classes of one shape; everybody else is spared the difference.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+from typing import Protocol
+
+SYSTEM = Path("/sys/fs/cgroup")
+_V1_CONTROLLERS = frozenset({"cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "systemd"})
+_V1_OTHERS = frozenset({"net_cls", "net_prio", "perf_event", "hugetlb", "rdma", "misc", "unified"})
+_NANOSECONDS, _MICROSECONDS = 1e-9, 1e-6
+
+
+class CGroups(Protocol):
+    """The groups below one prefix. What isn't there reads as None or 0 and is removed already."""
+
+    def raise_memory(self, name: str, limit_bytes: int) -> None: ...
+    def watch_out_of_memory(self, name: str) -> int | None:
+        """A descriptor that can be read when the group runs out of memory; None where the kernel ends it itself."""
+        ...
+
+    def out_of_memory_kills(self, name: str) -> int: ...
+    def memory_bytes(self, name: str) -> int | None: ...
+    def cpu_seconds(self, name: str) -> float | None: ...
+    def pids(self, name: str) -> set[int]: ...
+    def join(self, name: str, pid: int) -> None: ...
+    def kill(self, name: str) -> set[int]:
+        """SIGKILL everything that is in it now; the pids that were."""
+        ...
+
+    def remove(self, name: str) -> bool:
+        """Whether the group is gone. It can't be while something in it still ends."""
+        ...
+
+
+def find_cgroups(prefix: str, *, system: Path = SYSTEM) -> CGroups:
+    """The interface that this machine has."""
+    if (system / "cgroup.controllers").exists():
+        return CGroupsV2(system / prefix)
+    hierarchies = [
+        path / prefix
+        for path in sorted(system.iterdir())
+        if path.is_dir() and not path.is_symlink() and path.name.partition(",")[0] in _V1_CONTROLLERS | _V1_OTHERS
+    ]
+    return CGroupsV1({name: path for path in hierarchies for name in path.relative_to(system).parts[0].split(",")})
+
+
+class CGroupsV2:
+    """One tree for all controllers."""
+
+    def __init__(self, base: Path) -> None:
+        self._base = base
+
+    def raise_memory(self, name: str, limit_bytes: int) -> None:
+        (self._base / name / "memory.max").write_text(str(limit_bytes))
+        # The kernel then ends a sandbox as a whole: half of one can hang for ever.
+        (self._base / name / "memory.oom.group").write_text("1")
+
+    def watch_out_of_memory(self, name: str) -> int | None:
+        return None
+
+    def out_of_memory_kills(self, name: str) -> int:
+        return _counter(self._base / name / "memory.events", "oom_kill")
+
+    def memory_bytes(self, name: str) -> int | None:
+        used = _number(self._base / name / "memory.current")
+        if used is None:
+            return None
+        return max(0, used - _counter(self._base / name / "memory.stat", "inactive_file"))
+
+    def cpu_seconds(self, name: str) -> float | None:
+        path = self._base / name / "cpu.stat"
+        return _counter(path, "usage_usec") * _MICROSECONDS if path.exists() else None
+
+    def pids(self, name: str) -> set[int]:
+        return _pids(self._base / name)
+
+    def join(self, name: str, pid: int) -> None:
+        _join(self._base / name, pid)
+
+    def kill(self, name: str) -> set[int]:
+        found = self.pids(name)
+        try:
+            (self._base / name / "cgroup.kill").write_text("1")  # Since Linux 5.14, and atomic.
+        except OSError:
+            _kill(found)
+        return found
+
+    def remove(self, name: str) -> bool:
+        return _remove(self._base / name)
+
+
+class CGroupsV1:
+    """A tree per controller; the runtimes make the same path in each."""
+
+    def __init__(self, bases: dict[str, Path]) -> None:
+        self._bases = bases
+
+    def raise_memory(self, name: str, limit_bytes: int) -> None:
+        group = self._bases["memory"] / name
+        swap = group / "memory.memsw.limit_in_bytes"
+        if swap.exists():  # Never below the limit without swap, so it goes up first.
+            swap.write_text(str(limit_bytes))
+        (group / "memory.limit_in_bytes").write_text(str(limit_bytes))
+
+    def watch_out_of_memory(self, name: str) -> int | None:
+        group = self._bases["memory"] / name
+        try:
+            control = os.open(group / "memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+        try:
+            event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            try:
+                (group / "cgroup.event_control").write_text(f"{event} {control}")
+            except OSError:
+                os.close(event)
+                return None
+            return event
+        finally:
+            os.close(control)
+
+    def out_of_memory_kills(self, name: str) -> int:
+        return _counter(self._bases["memory"] / name / "memory.oom_control", "oom_kill")
+
+    def memory_bytes(self, name: str) -> int | None:
+        group = self._bases["memory"] / name
+        used = _number(group / "memory.usage_in_bytes")
+        if used is None:
+            return None
+        return max(0, used - _counter(group / "memory.stat", "total_inactive_file"))
+
+    def cpu_seconds(self, name: str) -> float | None:
+        used = _number(self._bases["cpuacct"] / name / "cpuacct.usage")
+        return None if used is None else used * _NANOSECONDS
+
+    def pids(self, name: str) -> set[int]:
+        return _pids(self._bases["pids"] / name) | _pids(self._bases["memory"] / name)
+
+    def join(self, name: str, pid: int) -> None:
+        for controller, base in self._bases.items():
+            # A cpuset without CPUs takes nobody, and holds no limit of ours.
+            if controller != "cpuset":
+                _join(base / name, pid)
+
+    def kill(self, name: str) -> set[int]:
+        # First nobody may be born any more, or a fork bomb outruns us.
+        with contextlib.suppress(OSError):
+            (self._bases["pids"] / name / "pids.max").write_text("0")
+        found = self.pids(name)
+        _kill(found)
+        return found
+
+    def remove(self, name: str) -> bool:
+        left = [base for base in self._bases.values() if not _remove(base / name)]
+        return not left
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _counter(path: Path, name: str) -> int:
+    try:
+        text = path.read_text()
+    except OSError:
+        return 0
+    for line in text.splitlines():
+        key, _, value = line.partition(" ")
+        if key == name:
+            return int(value)
+    return 0
+
+
+def _pids(group: Path) -> set[int]:
+    try:
+        return {int(word) for word in (group / "cgroup.procs").read_text().split()} - {0}
+    except OSError:
+        return set()
+
+
+def _join(group: Path, pid: int) -> None:
+    group.mkdir(parents=True, exist_ok=True)
+    (group / "cgroup.procs").write_text(str(pid))
+
+
+def _kill(pids: set[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _remove(group: Path) -> bool:
+    """Remove a group and the groups that its own processes may have made in it."""
+    try:
+        for child in group.iterdir():
+            if child.is_dir():
+                _remove(child)
+        group.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,100 @@
+"""How do we run what the operator trusts? In runc: on the host's own kernel, at its full speed.
+
+The same limits as for strangers, and seccomp on top, since here the kernel is shared. The writable layer is a small
+file system in a sparse file (mounts.py says why).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shutil
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from shellwego.core.ids import InstanceId
+from shellwego.drivers.runtime import mounts, seccomp
+from shellwego.drivers.runtime.bundle import Bundle
+from shellwego.drivers.runtime.port import Workload
+from shellwego.drivers.runtime.sandboxes import OciRuntime
+from shellwego.kit.commands import Command, run_command
+
+
+class RuncRuntime(OciRuntime):
+    """A RuntimeDriver over runc."""
+
+    name = "runc"
+
+    def __init__(
+        self,
+        *,
+        runc: Path,
+        conmon: Path,
+        root: Path,
+        state: Path,
+        prefix: str,
+        log_limit_mib: int = 64,
+        parallel_starts: int | None = None,
+    ) -> None:
+        super().__init__(
+            runtime=runc,
+            conmon=conmon,
+            root=root,
+            state=state,
+            prefix=prefix,
+            log_limit_mib=log_limit_mib,
+            parallel_starts=parallel_starts,
+        )
+
+    def _create_args(self, workload: Workload) -> tuple[str, ...]:
+        return self._args
+
+    async def _mount_rootfs(self, workload: Workload, bundle: Bundle) -> None:
+        image = self._layer_file(workload.id)
+        await run_command(mounts.make_layer(image, size_mib=workload.resources.disk_mib))
+        await run_command(mounts.mount_layer(image, bundle.layer))
+        mounts.mount_writable(bundle.rootfs, layer=bundle.layer, points=bundle.points, rootfs=workload.rootfs)
+
+    def _namespaces(self) -> tuple[str, ...]:
+        return ("cgroup",)  # It hides where in the host's tree the instance is; gVisor shows nothing of it anyway.
+
+    def _seccomp(self) -> Mapping[str, Any]:
+        return seccomp.profile(platform.machine())
+
+    def _sysctl(self, workload: Workload) -> Mapping[str, str]:
+        # Its network namespace is the instance's own, so port 80 there is nobody else's (as in Docker).
+        return {"net.ipv4.ip_unprivileged_port_start": "0"}
+
+    def _has_runtime_state(self, id: InstanceId) -> bool:
+        return (self._base / "state" / id).exists()
+
+    def _forget_runtime_state(self, id: InstanceId) -> None:
+        shutil.rmtree(self._base / "state" / id, ignore_errors=True)
+
+    def _exec_command(self, id: InstanceId, process: Path, pid_file: Path) -> Command:
+        return (str(self._program), *self._args, "exec", f"--process={process}", f"--pid-file={pid_file}", id)
+
+    async def _kill_exec(self, id: InstanceId, pid_file: Path) -> None:
+        try:
+            first = int(pid_file.read_text())
+        except (OSError, ValueError):
+            return
+        inside = self._groups.pids(id)
+        family = [first]
+        for member in family:
+            family += _children(member)
+        for pid in family:
+            if pid in inside:  # Not a stranger who got a dead one's number.
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def _children(pid: int) -> list[int]:
+    found: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += map(int, path.read_text().split())
+    return found

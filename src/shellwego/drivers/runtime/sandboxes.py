@@ -1,0 +1,439 @@
+"""How is a sandbox kept as it should be, whichever OCI runtime makes it?
+
+A sandbox is a folder on a tmpfs of our own: its configuration (with the app's secrets), what its monitor writes, and,
+last of all, the record that it was started. The folder is made first and removed last, so whatever the moment at which
+an agent died, the next one sees every sandbox there is, and clears what was half made. After a reboot the tmpfs is
+gone, and so is everything that ran.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import json
+import os
+import resource
+import shutil
+import signal
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from shellwego.core.errors import DiskFull, EngineMissing, NotFound, StartFailed
+from shellwego.core.ids import InstanceId, is_id
+from shellwego.core.quantities import MIB
+from shellwego.drivers.runtime import mounts, oci
+from shellwego.drivers.runtime.bundle import Bundle, Record, folders, look_at
+from shellwego.drivers.runtime.cgroups import find_cgroups
+from shellwego.drivers.runtime.exec import ExecPlan, OciExec
+from shellwego.drivers.runtime.inside import check_command, check_directory, is_empty_inside
+from shellwego.drivers.runtime.monitor import create_under_monitor, reopen_log
+from shellwego.drivers.runtime.oomwatch import OutOfMemoryWatch
+from shellwego.drivers.runtime.port import Observed, Workload
+from shellwego.drivers.runtime.processes import (
+    ProcessMark,
+    find_by_argument,
+    mark_of_file,
+    mark_process,
+    wait_for_end,
+)
+from shellwego.drivers.runtime.users import find_user
+from shellwego.kit.commands import Command, CommandFailed, run_command
+from shellwego.kit.faults import fault_point, reach
+
+FOLDER_MADE = fault_point("runtime.start.folder_made")
+ROOTFS_MOUNTED = fault_point("runtime.start.rootfs_mounted")
+CONFIGURED = fault_point("runtime.start.configured")
+CREATED = fault_point("runtime.start.created")
+STARTED = fault_point("runtime.start.started")
+RECORDED = fault_point("runtime.start.recorded")
+STOP_ASKED = fault_point("runtime.stop.asked")
+STOP_KILLED = fault_point("runtime.stop.killed")
+STOP_DELETED = fault_point("runtime.stop.deleted")
+STOP_UNMOUNTED = fault_point("runtime.stop.unmounted")
+STOP_REMOVED = fault_point("runtime.stop.removed")
+
+_SECRETS_MIB = 256
+_CREATE_SECONDS, _COMMAND_SECONDS = 60.0, 30.0
+_KILL_SECONDS, _LAST_LINES_SECONDS = 10.0, 5.0
+_REOPEN_SECONDS = 2.0
+_FIRST_POLL_SECONDS, _LONGEST_POLL_SECONDS = 0.002, 0.1
+
+
+class OciRuntime(ABC):
+    """
+    A RuntimeDriver over an OCI runtime and conmon.
+
+    `root` is for what must not outlive the machine's run: the driver mounts a tmpfs at `root/NAME`. `state` is on disk,
+    for the writable layers. `prefix` is the cloud's path in every control group tree (`shellwego/CLOUD8`). One process
+    at a time may use them: the agent.
+    """
+
+    name: str
+    overhead_mib = 0
+    """Memory that the sandbox itself may use beyond what the app was promised."""
+
+    def __init__(
+        self,
+        *,
+        runtime: Path,
+        conmon: Path,
+        root: Path,
+        state: Path,
+        prefix: str,
+        log_limit_mib: int = 64,
+        parallel_starts: int | None = None,
+    ) -> None:
+        self._program = runtime
+        self._conmon = conmon
+        self._base = root / self.name
+        self._layers = state / self.name
+        self._prefix = prefix.strip("/")
+        self._log_limit_mib = log_limit_mib
+        self._groups = find_cgroups(self._prefix)
+        self._out_of_memory = OutOfMemoryWatch(self._groups, self._end_out_of_memory)
+        self._slots = asyncio.Semaphore(parallel_starts or max(2, os.cpu_count() or 2))
+        self._locks: dict[InstanceId, tuple[asyncio.Lock, int]] = {}
+        self._starting: set[InstanceId] = set()
+        self._execs = 0
+
+    # What differs between runtimes
+
+    @abstractmethod
+    def _create_args(self, workload: Workload) -> tuple[str, ...]:
+        """Global arguments of the runtime for a new sandbox."""
+
+    @abstractmethod
+    async def _mount_rootfs(self, workload: Workload, bundle: Bundle) -> None:
+        """Make `bundle.rootfs` show the image with the points over it."""
+
+    @abstractmethod
+    def _has_runtime_state(self, id: InstanceId) -> bool:
+        """Whether the runtime remembers a container of that id."""
+
+    @abstractmethod
+    def _exec_command(self, id: InstanceId, process: Path, pid_file: Path) -> Command: ...
+
+    @abstractmethod
+    async def _kill_exec(self, id: InstanceId, pid_file: Path) -> None:
+        """End the command, and what it started, by the pid that the runtime wrote."""
+
+    def _namespaces(self) -> tuple[str, ...]:
+        """Kinds of namespaces beyond those that every sandbox gets."""
+        return ()
+
+    def _seccomp(self) -> Mapping[str, Any] | None:
+        return None
+
+    def _sysctl(self, workload: Workload) -> Mapping[str, str]:
+        return {}
+
+    @property
+    def _args(self) -> tuple[str, ...]:
+        return (f"--root={self._base / 'state'}",)
+
+    def _layer_file(self, id: InstanceId) -> Path:
+        return self._layers / f"{id}.ext4"
+
+    # The port
+
+    async def ensure_running(self, workload: Workload) -> None:
+        id, bundle = workload.id, self._bundle(workload.id)
+        async with self._alone(id):
+            self._ensure_base()
+            if bundle.is_running():
+                self._out_of_memory.ensure_watched(id)
+                return
+            if bundle.path.exists() or self._groups.pids(id):
+                await self._clear(bundle)
+            self._starting.add(id)
+            try:
+                async with self._slots:
+                    await self._start(workload, bundle)
+            except Exception as error:
+                await self._clear(bundle)
+                raise _translate(error) from error
+            finally:
+                self._starting.discard(id)
+
+    async def ensure_absent(self, id: InstanceId, *, grace_seconds: float) -> None:
+        bundle = self._bundle(id)
+        async with self._alone(id):
+            first = bundle.first_process()
+            if first is not None and grace_seconds > 0:
+                # Both runtimes hand a signal at this process to the app's first one. As process 1 of its namespace
+                # that one ignores SIGTERM unless it has a handler (pid_namespaces(7)); then the grace time passes.
+                first.send(signal.SIGTERM)
+                await reach(STOP_ASKED)
+                await wait_for_end([first], timeout_seconds=grace_seconds)
+            await self._clear(bundle)
+
+    async def observe(self) -> list[Observed]:
+        seen = await asyncio.to_thread(self._look)
+        for observed in seen:
+            if observed.running:
+                if self._groups.out_of_memory_kills(observed.id):
+                    self._end_out_of_memory(observed.id)  # It happened while nobody watched.
+                else:
+                    self._out_of_memory.ensure_watched(observed.id)
+        return seen
+
+    async def exec(
+        self,
+        id: InstanceId,
+        args: tuple[str, ...],
+        *,
+        tty: bool,
+        env: Mapping[str, str],
+        columns: int = 80,
+        rows: int = 24,
+    ) -> OciExec:
+        bundle = self._bundle(id)
+        if not bundle.is_running():
+            raise NotFound("running instance", id)
+        if not args or not args[0]:
+            raise StartFailed("There is no command to run.")
+        self._execs += 1
+        stem = bundle.path / f"exec-{os.getpid()}-{self._execs}"
+        process, pid_file = stem.with_suffix(".json"), stem.with_suffix(".pid")
+        config = json.loads(bundle.config.read_text())
+        said = oci.exec_process(config, args, tty=tty, env=env, columns=columns, rows=rows)
+        _write_secret(process, json.dumps(said).encode())
+
+        async def kill() -> None:
+            await self._kill_exec(id, pid_file)
+
+        def forget() -> None:
+            process.unlink(missing_ok=True)
+            pid_file.unlink(missing_ok=True)
+
+        plan = ExecPlan(self._exec_command(id, process, pid_file), pid_file, kill, forget)
+        return await OciExec.begin(plan, tty=tty, columns=columns, rows=rows)
+
+    async def reopen_log(self, id: InstanceId) -> None:
+        bundle = self._bundle(id)
+        record = bundle.find_record()
+        if record is None or not reopen_log(bundle.path):
+            raise NotFound("running instance", id)
+        # The monitor answers nothing; the new file is its answer, and the old one is whole from then on.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_REOPEN_SECONDS):
+                await _until(record.log_path.exists)
+
+    # Beyond the port
+
+    async def remove_all(self) -> None:
+        """End every sandbox and take away all that this driver ever made: for uninstalling, and for tests."""
+        for name in folders(self._base / "sandboxes"):
+            if is_id(name, "instance"):
+                await self.ensure_absent(InstanceId(name), grace_seconds=0)
+        self.close()
+        if self._base.exists():
+            mounts.unmount(self._base)
+            shutil.rmtree(self._base)
+        shutil.rmtree(self._layers, ignore_errors=True)
+        self._groups.remove("monitors")
+        self._groups.remove("")
+
+    def close(self) -> None:
+        """Stop watching. The sandboxes run on; the next agent watches them again."""
+        self._out_of_memory.close()
+
+    # Its parts, in order of use
+
+    def _bundle(self, id: InstanceId) -> Bundle:
+        # Beside keeping names sound: runsc finds containers by prefix, so all ids must be of one length.
+        if not is_id(id, "instance"):
+            raise ValueError(f"{id!r} is not an instance's id")
+        return Bundle(id, self._base / "sandboxes" / id)
+
+    @contextlib.asynccontextmanager
+    async def _alone(self, id: InstanceId) -> AsyncIterator[None]:
+        """One change at a time to each sandbox; others don't wait."""
+        lock, users = self._locks.get(id, (asyncio.Lock(), 0))
+        self._locks[id] = (lock, users + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._locks.pop(id)
+            if users > 1:
+                self._locks[id] = (lock, users - 1)
+
+    def _ensure_base(self) -> None:
+        if not mounts.is_mounted(self._base):
+            try:
+                mounts.mount_tmpfs(self._base, size_mib=_SECRETS_MIB)
+            except OSError as error:
+                raise EngineMissing("kernel", f"a tmpfs can't be mounted at {self._base}: {error.strerror}.") from error
+            # A new tmpfs means a new life of the machine: no layer of the last one is in use.
+            shutil.rmtree(self._layers, ignore_errors=True)
+        for folder in (self._base / "sandboxes", self._base / "state", self._layers):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    async def _start(self, workload: Workload, bundle: Bundle) -> None:
+        user = find_user(workload.rootfs, workload.user)
+        check_directory(workload.rootfs, workload.cwd)
+        check_command(workload.rootfs, workload.args, oci.environment(workload, user), workload.cwd)
+        if not workload.network_namespace.exists():
+            raise StartFailed("The network of the instance was not ready.")
+        workload.log_path.parent.mkdir(parents=True, exist_ok=True)
+
+        bundle.make()
+        await reach(FOLDER_MADE)
+        real_paths = mounts.make_points(bundle.points, workload.rootfs, workload.files)
+        await self._mount_rootfs(workload, bundle)
+        await reach(ROOTFS_MOUNTED)
+        files = {}
+        for number, (path, content) in enumerate(workload.files.items()):
+            source = bundle.files / str(number)
+            source.write_bytes(content)
+            source.chmod(0o444)
+            files[real_paths[path]] = source
+        config = oci.configuration(
+            workload,
+            oci.Prepared(
+                rootfs=bundle.rootfs,
+                user=user,
+                files=files,
+                cgroup=f"/{self._prefix}/{workload.id}",
+                open_files_limit=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
+                memory_folders=tuple(path for path in ("/tmp", "/run") if is_empty_inside(workload.rootfs, path)),  # noqa: S108
+                namespaces=self._namespaces(),
+                seccomp=self._seccomp(),
+                sysctl=self._sysctl(workload),
+            ),
+        )
+        _write_secret(bundle.config, json.dumps(config).encode())
+        await reach(CONFIGURED)
+        await create_under_monitor(
+            oci.monitor_command(
+                conmon=self._conmon,
+                runtime=self._program,
+                runtime_args=self._create_args(workload),
+                id=workload.id,
+                bundle=bundle.path,
+                pid_file=bundle.pid_file,
+                monitor_pid_file=bundle.monitor_pid_file,
+                log_path=workload.log_path,
+                log_limit_bytes=self._log_limit_mib * MIB,
+            ),
+            groups=self._groups,
+            errors=bundle.errors,
+            timeout_seconds=_CREATE_SECONDS,
+        )
+        await reach(CREATED)
+        first, monitor = mark_of_file(bundle.pid_file), mark_of_file(bundle.monitor_pid_file)
+        if first is None or monitor is None:
+            raise StartFailed("The sandbox ended before its app could start.")
+        self._groups.raise_memory(workload.id, (workload.resources.memory_mib + self.overhead_mib) * MIB)
+        self._out_of_memory.ensure_watched(workload.id)
+        await run_command(oci.start(self._program, self._args, workload.id), timeout_seconds=_COMMAND_SECONDS)
+        await reach(STARTED)
+        bundle.write_record(Record(first, monitor, time.time(), workload.log_path))
+        await reach(RECORDED)
+
+    async def _clear(self, bundle: Bundle) -> None:
+        """From whatever is there to nothing, the log aside. Safe to repeat and to interrupt anywhere."""
+        id = bundle.id
+        self._out_of_memory.forget(id)
+        if bundle.path.exists():
+            monitors = self._monitors(bundle)
+            await self._kill_all(id, bundle)
+            await reach(STOP_KILLED)
+            # The monitor ends by itself after the last line of output; one without a sandbox waits in vain.
+            if not await wait_for_end(monitors, timeout_seconds=_LAST_LINES_SECONDS if bundle.is_started() else 0.2):
+                for monitor in monitors:
+                    monitor.send(signal.SIGKILL)
+                await wait_for_end(monitors, timeout_seconds=_KILL_SECONDS)
+        if self._has_runtime_state(id):
+            with contextlib.suppress(CommandFailed):  # What it leaves, the next lines take away.
+                await run_command(oci.delete(self._program, self._args, id), timeout_seconds=_COMMAND_SECONDS)
+            self._forget_runtime_state(id)
+        await self._kill_all(id, bundle)
+        await self._remove_groups(id)
+        await reach(STOP_DELETED)
+        mounts.unmount(bundle.rootfs)
+        mounts.unmount(bundle.layer)
+        self._layer_file(id).unlink(missing_ok=True)
+        await reach(STOP_UNMOUNTED)
+        if bundle.path.exists():
+            shutil.rmtree(bundle.path)
+        await reach(STOP_REMOVED)
+
+    def _monitors(self, bundle: Bundle) -> list[ProcessMark]:
+        record = bundle.find_record()
+        if record is not None:
+            return [record.monitor]
+        # An agent died before it could write the record: look for the monitor by what only it says.
+        return find_by_argument(f"--bundle={bundle.path}")
+
+    async def _kill_all(self, id: InstanceId, bundle: Bundle) -> None:
+        deadline = time.monotonic() + _KILL_SECONDS
+        wait = _FIRST_POLL_SECONDS
+        while True:
+            marks = [mark for pid in self._groups.kill(id) if (mark := mark_process(pid)) is not None]
+            if not any(mark.is_alive() for mark in marks):
+                return
+            await wait_for_end(marks, timeout_seconds=1.0)
+            if time.monotonic() > deadline:
+                raise StartFailed(f"Processes of instance {id} could not be ended.")
+            await asyncio.sleep(wait)
+            wait = min(wait * 2, _LONGEST_POLL_SECONDS)
+
+    async def _remove_groups(self, id: InstanceId) -> None:
+        # A group is busy until the kernel has taken its last dead process apart, which it tells nobody.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_KILL_SECONDS):
+                await _until(lambda: self._groups.remove(id))
+
+    @abstractmethod
+    def _forget_runtime_state(self, id: InstanceId) -> None:
+        """Remove what the runtime remembers of a container that is no more."""
+
+    def _end_out_of_memory(self, name: str) -> None:
+        bundle = self._bundle(InstanceId(name))
+        if bundle.path.exists():
+            bundle.out_of_memory.touch()
+        self._groups.kill(name)
+
+    def _look(self) -> list[Observed]:
+        base = self._base / "sandboxes"
+        found = (
+            look_at(Bundle(InstanceId(name), base / name), self._groups)
+            for name in folders(base)
+            if name not in self._starting and is_id(name, "instance")
+        )
+        return [observed for observed in found if observed is not None]
+
+
+async def _until(fact: Callable[[], bool]) -> None:
+    wait = _FIRST_POLL_SECONDS
+    while not fact():
+        await asyncio.sleep(wait)
+        wait = min(wait * 2, _LONGEST_POLL_SECONDS)
+
+
+def _write_secret(path: Path, content: bytes) -> None:
+    """On a tmpfs there is nothing to sync; what counts is who may read it."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+
+
+def _translate(error: Exception) -> Exception:
+    """Foreign errors in the port's words."""
+    if isinstance(error, CommandFailed):
+        if error.returncode == 127 and "No such file" in error.stderr:
+            return EngineMissing(Path(error.command[0]).name, "it is not there.")
+        if "No space left" in error.stderr:
+            return DiskFull("starting an instance")
+        return StartFailed(f"The sandbox could not be started: {error.stderr or error}")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull("starting an instance")
+    if isinstance(error, OSError):
+        return StartFailed(f"The sandbox could not be prepared: {error}")
+    return error
