@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any
+
+from shellwego.kit.load import Load, Target, constant_load
 
 PATIENCE_SECONDS = 120.0
 
@@ -184,59 +185,10 @@ class RunningCloud:
 
     @contextmanager
     def load(self, name: str, path: str = "/", *, clients: int = 4) -> Iterator[Load]:
-        """Constant load meanwhile: half the clients keep their connection, half make a new one for each request."""
-        load = Load()
-        threads = [
-            Thread(target=_send, args=(self, name, path, load, number % 2 == 0), daemon=True)
-            for number in range(clients)
-        ]
-        for thread in threads:
-            thread.start()
-        try:
+        """Constant load on an app meanwhile."""
+        host = {"Host": f"{name}.{self.domain}"}
+        with constant_load(Target("127.0.0.1", self.http_port, path, host), clients=clients) as load:
             yield load
-        finally:
-            load.stop.set()
-            for thread in threads:
-                thread.join(timeout=30)
-
-
-@dataclass(slots=True)
-class Load:
-    """What the clients saw. `bodies` are the distinct answers, in order of first sight."""
-
-    sent: int = 0
-    failures: list[str] = field(default_factory=list)
-    bodies: list[str] = field(default_factory=list)
-    stop: Event = field(default_factory=Event)
-
-
-def _send(cloud: RunningCloud, name: str, path: str, load: Load, keep_alive: bool) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", cloud.http_port, timeout=30)
-    fresh = True
-    while not load.stop.is_set():
-        try:
-            connection.request("GET", path, headers={"Host": f"{name}.{cloud.domain}"})
-            answer = connection.getresponse()
-            body = answer.read().decode(errors="replace")
-            load.sent += 1
-            if answer.status != 200:
-                load.failures.append(f"{answer.status}: {body[:200]}")
-            elif body not in load.bodies:
-                load.bodies.append(body)
-            fresh = answer.will_close
-        except (OSError, http.client.HTTPException) as error:
-            # RFC 9112 section 9.3.1: a client must expect an idle connection to close, and repeats a GET once then.
-            if fresh:
-                load.sent += 1
-                load.failures.append(repr(error))
-            connection.close()
-            fresh = True
-            continue
-        if not keep_alive:
-            connection.close()
-            fresh = True
-        load.stop.wait(0.005)
-    connection.close()
 
 
 def shellwego() -> tuple[str, ...]:

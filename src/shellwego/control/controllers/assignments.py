@@ -1,0 +1,143 @@
+"""What should each node run?
+
+For every connected node: its instances as one whole `Assignment`, sent when it changed or when the node has come back.
+Generations only grow, above whatever the node has seen; what should go is named in `absent`, and nothing else goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+import structlog
+
+from shellwego.control.links.agents import AgentLinks
+from shellwego.control.store.records import AppRecord, InstanceRecord, ReleaseRecord
+from shellwego.control.store.unit_of_work import Store, UnitOfWork
+from shellwego.core.apps import WEB
+from shellwego.core.errors import NodeUnavailable
+from shellwego.core.health import CheckKind, HealthCheck
+from shellwego.core.ids import NodeId, ReleaseId
+from shellwego.core.instances import InstanceGoal
+from shellwego.kit.faults import fault_point, reach
+from shellwego.protocol.messages import Assignment, HealthSpec, InstanceSpec, Removal
+
+log = structlog.get_logger()
+
+_NUMBERED = fault_point("server.assign.numbered")
+_SENT = fault_point("server.assign.sent")
+
+OpenConfig = Callable[[ReleaseRecord], Awaitable[Mapping[str, str]]]
+"""Decrypts a release's configuration."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    content: tuple[list[InstanceSpec], list[Removal], list[str]]
+    generation: int
+
+
+class AssignmentsController:
+    """Keeps every connected node's assignment up to date."""
+
+    def __init__(
+        self, store: Store, agents: AgentLinks, wake: asyncio.Event, *, open_config: OpenConfig, extra_ca: str = ""
+    ) -> None:
+        self._store, self._agents, self._wake = store, agents, wake
+        self._open_config, self._extra_ca = open_config, extra_ca
+        self._sent: dict[NodeId, _Sent] = {}
+        self._configs: dict[ReleaseId, Mapping[str, str]] = {}
+
+    def forget(self, node: NodeId) -> None:
+        """The node has connected anew: whatever was sent before may be lost."""
+        self._sent.pop(node, None)
+        self._wake.set()
+
+    async def once(self) -> None:
+        for node in self._agents.connected:
+            await self._assign(node)
+
+    async def _assign(self, node: NodeId) -> None:
+        async with self._store.reading() as work:
+            content = await self._content(work, node)
+        sent = self._sent.get(node)
+        if sent is not None and sent.content == content:
+            return
+        async with self._store.writing() as work:
+            generation = await work.nodes.ensure_generation_above(node, self._agents.generation_seen(node))
+            if sent is not None and generation <= sent.generation:
+                generation = await work.nodes.next_generation(node)
+        await reach(_NUMBERED)
+        run, absent, keep = content
+        try:
+            await self._agents.send(
+                node,
+                Assignment(generation=generation, run=run, absent=absent, extra_ca=self._extra_ca, keep_images=keep),
+            )
+        except NodeUnavailable:
+            return  # It gets a whole assignment when it is back.
+        self._sent[node] = _Sent(content, generation)
+        await reach(_SENT)
+
+    async def _content(self, work: UnitOfWork, node: NodeId) -> tuple[list[InstanceSpec], list[Removal], list[str]]:
+        cloud = work.for_the_cloud()
+        instances = await cloud.instances.on_node(node)
+        releases = await cloud.releases.some({i.release for i in instances})
+        apps = {app.id: app for app in await cloud.apps.all()}
+        images = sorted(await cloud.releases.images())
+        run, absent = [], []
+        for instance in instances:
+            release = releases[instance.release]
+            if instance.goal is InstanceGoal.STOP:
+                absent.append(Removal(id=instance.id, grace_seconds=release.spec.grace_seconds))
+            else:
+                run.append(_spec(instance, release, apps[instance.app], await self._config(release)))
+        self._configs = {id: self._configs[id] for id in releases if id in self._configs}
+        return run, absent, images
+
+    async def _config(self, release: ReleaseRecord) -> Mapping[str, str]:
+        """Decrypted once: a release never changes, and a key server need not be asked at every round."""
+        if release.id not in self._configs:
+            self._configs[release.id] = await self._open_config(release)
+        return self._configs[release.id]
+
+
+def _spec(instance: InstanceRecord, release: ReleaseRecord, app: AppRecord, config: Mapping[str, str]) -> InstanceSpec:
+    shape = release.spec.process(instance.process)
+    assert shape is not None, f"release {release.id} has no process {instance.process}"
+    port = release.spec.port if instance.process == WEB else None
+    return InstanceSpec(
+        id=instance.id,
+        organisation=app.organisation,
+        app=app.id,
+        app_name=app.name,
+        release=release.id,
+        release_label=release.label,
+        process=instance.process,
+        image=release.image,
+        command=list(shape.command),
+        env=dict(config),
+        port=port,
+        health=_health(shape.health, has_port=port is not None),
+        memory_mib=shape.resources.memory_mib,
+        cpu_millis=shape.resources.cpu_millis,
+        pids=shape.resources.pids,
+        disk_mib=shape.resources.disk_mib,
+        runtime=release.spec.runtime,
+        grace_seconds=release.spec.grace_seconds,
+    )
+
+
+def _health(check: HealthCheck, *, has_port: bool) -> HealthSpec:
+    """A process type without a port can't be asked over the network: for it, running is healthy."""
+    kind = check.kind if has_port or check.kind is CheckKind.COMMAND else CheckKind.NONE
+    return HealthSpec(
+        kind=kind.value,
+        path=check.path,
+        command=list(check.command),
+        interval_seconds=check.interval_seconds,
+        timeout_seconds=check.timeout_seconds,
+        start_period_seconds=check.start_period_seconds,
+        retries=check.retries,
+    )

@@ -1,0 +1,285 @@
+"""How does a queued deployment get its image?
+
+A source is unpacked, looked at and built; an image reference is resolved to a digest. Then its release is written and
+the rollout begins. Work under way lives in tasks; what the database calls under way without a task was interrupted by
+our own end, and starts again, a bounded number of times.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import shutil
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from shellwego.control.services import deployments as service
+from shellwego.control.services.sealing import options_of
+from shellwego.control.services.shapes import Found
+from shellwego.control.store import Store
+from shellwego.control.store.records import DeploymentRecord, ImageMappingRecord, SourceRecord
+from shellwego.core.buildplan import BuildPlan, plan_build
+from shellwego.core.deployments import DeploymentState
+from shellwego.core.dockerfiles import base_names, familiar_name
+from shellwego.core.errors import (
+    BuildFailed,
+    Conflict,
+    InvalidField,
+    NotFound,
+    RegistryUnavailable,
+    ShellWeGoError,
+    Unavailable,
+)
+from shellwego.core.ids import DeploymentId
+from shellwego.drivers.images.port import Builder, BuildLimits, BuildRequest, Credentials, ImageStore, Resolved
+from shellwego.drivers.kms.port import Kms
+from shellwego.kit.faults import fault_point, reach
+
+log = structlog.get_logger()
+
+_TAKEN = fault_point("server.build.taken")
+_UNPACKED = fault_point("server.build.unpacked")
+_BUILT = fault_point("server.build.built")
+_RESOLVED = fault_point("server.build.resolved")
+_RELEASED = fault_point("server.build.released")
+
+ATTEMPTS = 3
+RESOLVE_SECONDS = 120.0
+_PLAN_FILE_BYTES = 1 << 20
+_WORKING = frozenset({DeploymentState.QUEUED, DeploymentState.BUILDING, DeploymentState.RESOLVING})
+
+Unpack = Callable[[Path, str, Path], Awaitable[None]]
+"""Unpack an uploaded source (path, sha256) into a new directory. Raises InvalidField, DiskFull."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildPlaces:
+    """`sources` holds uploads, `work` what is unpacked, `logs` a build log per deployment."""
+
+    sources: Path
+    work: Path
+    logs: Path
+
+
+class BuildsController:
+    """Run `once` in a loop inside the task group `tasks`, which owns the builds."""
+
+    def __init__(
+        self,
+        store: Store,
+        kms: Kms,
+        *,
+        images: ImageStore,
+        builder: Builder,
+        unpack: Unpack,
+        places: BuildPlaces,
+        tasks: asyncio.TaskGroup,
+        limits: BuildLimits | None = None,
+    ) -> None:
+        self._store, self._kms = store, kms
+        self._images, self._builder, self._unpack, self._places = images, builder, unpack, places
+        self._tasks = tasks
+        self._limits = limits or BuildLimits()
+        self._running: dict[DeploymentId, asyncio.Task[None]] = {}
+
+    async def once(self) -> None:
+        """Start what waits, cancel what was ended from outside."""
+        async with self._store.reading() as work:
+            unfinished = {d.id: d for d in await work.for_the_cloud().deployments.unfinished() if d.state in _WORKING}
+        for id, task in self._running.items():
+            if id not in unfinished:
+                task.cancel()
+        for id, deployment in unfinished.items():
+            if id not in self._running:
+                task = self._tasks.create_task(self._prepare(deployment), name=f"prepare {id}")
+                self._running[id] = task
+                task.add_done_callback(lambda _task, id=id: self._running.pop(id, None))  # type: ignore[misc]
+
+    async def _prepare(self, deployment: DeploymentRecord) -> None:
+        """Bring one deployment to its release, or to its failure."""
+        try:
+            if deployment.attempt >= ATTEMPTS:
+                raise BuildFailed(f"it was interrupted {ATTEMPTS} times by an end of the server.")
+            deployment = await self._take(deployment)
+            await reach(_TAKEN)
+            if deployment.source is not None:
+                resolved, found = await self._build(deployment)
+                await reach(_BUILT)
+            else:
+                resolved, found = await self._resolve(deployment)
+                await reach(_RESOLVED)
+            async with self._store.writing() as work:
+                await service.start_release(work, self._kms, deployment, resolved.reference, found)
+            await reach(_RELEASED)
+        except Conflict as error:
+            log.info("build.overtaken", deployment=deployment.id, why=str(error))
+        except Unavailable as error:
+            # The database is away: nothing can be written now, so the next round finds it interrupted and goes on.
+            log.warning("build.interrupted", deployment=deployment.id, error=str(error))
+        except ShellWeGoError as error:
+            await self._fail(deployment, error)
+        except Exception as error:  # A bug of ours must not leave a deployment under way for ever.
+            log.exception("build.broken", deployment=deployment.id)
+            await self._fail(
+                deployment, BuildFailed(f"an error of ShellWeGo's own ({type(error).__name__}); see its log.")
+            )
+
+    async def _take(self, deployment: DeploymentRecord) -> DeploymentRecord:
+        state = DeploymentState.BUILDING if deployment.source is not None else DeploymentState.RESOLVING
+        async with self._store.writing() as work:
+            return await service.begin(work, deployment, state)
+
+    async def _fail(self, deployment: DeploymentRecord, error: ShellWeGoError) -> None:
+        log.info("build.failed", deployment=deployment.id, code=error.code, why=str(error))
+        try:
+            async with self._store.writing() as work:
+                await service.fail_with(work, deployment, error)
+        except Conflict:
+            pass  # Cancelled or superseded meanwhile.
+
+    # --- images -----------------------------------------------------------------------------------------------------
+
+    async def _resolve(self, deployment: DeploymentRecord) -> tuple[Resolved, Found]:
+        assert deployment.image_reference is not None
+        options = await options_of(self._kms, deployment)
+        login = options.get("registry_login")
+        credentials = Credentials(login["username"], login["password"]) if login else None
+        reference = (await self._stand_ins((deployment.image_reference,))).get(
+            deployment.image_reference, deployment.image_reference
+        )
+        try:
+            async with asyncio.timeout(RESOLVE_SECONDS):
+                resolved = await self._images.resolve(reference, credentials=credentials)
+        except TimeoutError as error:
+            raise RegistryUnavailable(reference.split("/")[0], f"no answer in {RESOLVE_SECONDS:g} s.") from error
+        if credentials is not None:
+            # The login is forgotten when the deployment ends; an agent must not need it later.
+            await self._images.ensure(resolved.reference, credentials=credentials)
+        return resolved, Found(exposed_ports=resolved.config.exposed_ports)
+
+    async def _stand_ins(self, names: tuple[str, ...]) -> dict[str, str]:
+        """Which of these names have an image of this cloud standing in for them."""
+        async with self._store.reading() as work:
+            mappings = await work.image_mappings.all()
+        return stand_ins(names, mappings)
+
+    # --- sources ----------------------------------------------------------------------------------------------------
+
+    async def _build(self, deployment: DeploymentRecord) -> tuple[Resolved, Found]:
+        async with self._store.reading() as work:
+            source = await work.for_the_cloud().sources.find(str(deployment.source))
+        if source is None:
+            raise NotFound("source", str(deployment.source))
+        context = self._places.work / deployment.id
+        await asyncio.to_thread(_fresh, context)
+        try:
+            with _BuildLog(self._places.logs / f"{deployment.id}.log") as out:
+                try:
+                    return await self._build_in(deployment, source, context / "source", out)
+                except ShellWeGoError as error:
+                    out.write(str(error))
+                    raise
+        finally:
+            await asyncio.to_thread(shutil.rmtree, context, ignore_errors=True)
+
+    async def _build_in(
+        self, deployment: DeploymentRecord, source: SourceRecord, context: Path, out: _BuildLog
+    ) -> tuple[Resolved, Found]:
+        await self._unpack(self._places.sources / source.path, source.sha256, context)
+        await reach(_UNPACKED)
+        request: Mapping[str, Any] = deployment.request.get("build") or {}
+        plan = await asyncio.to_thread(_plan, context, request.get("dockerfile"))
+        for note in plan.notes:
+            out.write(note)
+        options = await options_of(self._kms, deployment)
+        arguments: dict[str, str] = options.get("build_args", {})
+        bases = await self._bases(base_names(plan.dockerfile, arguments), out)
+        resolved = await self._builder.build(
+            BuildRequest(
+                id=deployment.id,
+                organisation=deployment.organisation,
+                context=context,
+                dockerfile=plan.dockerfile,
+                bases=bases,
+                build_args=arguments,
+                secrets={name: value.encode() for name, value in options.get("build_secrets", {}).items()},
+                target=request.get("target"),
+                trusted=bool(request.get("trusted")),
+                no_cache=bool(request.get("no_cache")),
+                limits=self._limits,
+            ),
+            on_log=out.write,
+        )
+        return resolved, Found(commands=plan.processes, exposed_ports=resolved.config.exposed_ports)
+
+    async def _bases(self, names: tuple[str, ...], out: _BuildLog) -> dict[str, str]:
+        """The stored image for each name that has one standing in; the rest is BuildKit's to fetch."""
+        bases = {}
+        for name, image in (await self._stand_ins(names)).items():
+            resolved = await self._images.resolve(image)
+            out.write(f"{name} is served by this cloud's image {image} ({resolved.digest[:19]}).")
+            bases[name] = resolved.digest
+        return bases
+
+
+def stand_ins(names: tuple[str, ...], mappings: list[ImageMappingRecord]) -> dict[str, str]:
+    """
+    The image that stands in for each name, by the longest pattern that fits: the more somebody wrote, the more they
+    meant it. Pure.
+    """
+    found = {}
+    for name in names:
+        spellings = {name, familiar_name(name)}
+        fitting = [m for m in mappings if any(fnmatch.fnmatchcase(s, m.pattern) for s in spellings)]
+        if fitting:
+            found[name] = max(fitting, key=lambda m: (len(m.pattern), m.pattern)).image
+    return found
+
+
+def _plan(context: Path, dockerfile: str | None) -> BuildPlan:
+    """What to build, from the files at the top of the source."""
+    files: dict[str, bytes | None] = {}
+    for path in sorted(context.iterdir()):
+        small = path.is_file() and not path.is_symlink() and path.stat().st_size <= _PLAN_FILE_BYTES
+        files[path.name] = path.read_bytes() if small else None
+    if dockerfile is not None:
+        path = _inside(context, dockerfile)
+        files["Dockerfile"] = path.read_bytes()
+    return plan_build(files)
+
+
+def _inside(context: Path, name: str) -> Path:
+    """The file of that name below the context, no link followed out of it. Raises InvalidField."""
+    path = context / name
+    if not path.resolve().is_relative_to(context.resolve()) or not path.is_file():
+        raise InvalidField("build.dockerfile", f"there is no file {name!r} in the source.")
+    return path
+
+
+def _fresh(directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True, mode=0o700)
+
+
+class _BuildLog:
+    """A build's log file, written line by line as it happens: whoever follows it reads the file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> _BuildLog:
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._file = self._path.open("a", encoding="utf-8", errors="replace")
+        self._path.chmod(0o600)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, line: str) -> None:
+        self._file.write(line.rstrip("\n") + "\n")
+        self._file.flush()

@@ -1,0 +1,326 @@
+"""How does what runs become what should run?
+
+For each app: observe its instances, ask `plan_rollout` and `plan_placement`, write the step, and let `judge_rollout`
+say whether a deployment under way is done or can't be. The same round serves deployments, scaling, stopping, deleting
+and the way back after a failure. It remembers nothing but which apps to look at first: a sweep of all follows anyway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+import structlog
+
+from shellwego.control.orchestration.placement import Demand, Load, plan_placement
+from shellwego.control.orchestration.rollout import (
+    RolloutGoal,
+    RolloutStep,
+    Seen,
+    Verdict,
+    judge_rollout,
+    plan_rollout,
+)
+from shellwego.control.services import deployments as service
+from shellwego.control.store.records import (
+    AppRecord,
+    DeploymentRecord,
+    EventRecord,
+    InstanceRecord,
+    ReleaseRecord,
+)
+from shellwego.control.store.unit_of_work import Store, UnitOfWork
+from shellwego.core.apps import WEB, Resources
+from shellwego.core.deployments import DeploymentKind, DeploymentState
+from shellwego.core.errors import NoCapacity, NotFound
+from shellwego.core.ids import AppId, InstanceId, NodeId, ReleaseId
+from shellwego.core.instances import Instance, InstanceGoal, InstanceState
+from shellwego.kit.faults import fault_point, reach
+
+log = structlog.get_logger()
+
+_PLANNED = fault_point("server.deploy.planned")
+_PLACED = fault_point("server.deploy.placed")
+_STEP_WRITTEN = fault_point("server.deploy.step_written")
+_JUDGED = fault_point("server.deploy.judged")
+
+PATIENCE_SECONDS = 600.0
+"""A rollout that reached nothing for so long, beyond what its health checks allow, is given up."""
+EDGE_PATIENCE_SECONDS = 30.0
+"""So long after its grace a leaving instance waits for an edge that says nothing, then it is stopped all the same."""
+SWEEP_SECONDS = 15.0
+
+_SUBJECTS = ("app", "deployment", "instance", "node")
+
+
+class DeploymentsController:
+    """Call `notice` with what happened; run `once` in a loop."""
+
+    def __init__(self, store: Store, wake: asyncio.Event) -> None:
+        self._store, self._wake = store, wake
+        self._dirty: set[AppId] = set()
+        self._swept_at: dt.datetime | None = None
+
+    def notice(self, events: Collection[EventRecord]) -> None:
+        """Look at the apps of these events first."""
+        for event in events:
+            if not event.kind.startswith(_SUBJECTS):
+                continue
+            app = event.payload.get("app", event.subject if event.kind.startswith("app.") else None)
+            if app is not None:
+                self._dirty.add(AppId(str(app)))
+            elif event.kind.startswith("node."):
+                self._swept_at = None
+            self._wake.set()
+
+    async def once(self) -> None:
+        """One round: the apps that something happened to; from time to time every app that isn't at rest."""
+        dirty, self._dirty = self._dirty, set()
+        try:
+            dirty |= await self._due()
+            for app in sorted(dirty):
+                await self._converge(app)
+                dirty.discard(app)
+        finally:
+            self._dirty |= dirty  # What a failed round left over comes first in the next.
+
+    async def _due(self) -> set[AppId]:
+        """From time to time: every app that isn't at rest, found in a handful of queries however many there are."""
+        async with self._store.reading() as work:
+            if self._swept_at is not None and (work.now - self._swept_at).total_seconds() < SWEEP_SECONDS:
+                return set()
+            situations = await _observe_all(work)
+            self._swept_at = work.now
+        return {
+            s.app.id
+            for s in situations
+            if s.rolling is not None or s.app.deleting_at is not None or not plan_rollout(s.goal, s.planned).is_noop
+        }
+
+    async def _converge(self, id: AppId) -> None:
+        async with self._store.writing() as work:
+            try:
+                app = await work.for_the_cloud().apps.lock(id)
+            except NotFound:
+                return
+            situation = await _observe(work, app)
+            step = plan_rollout(situation.goal, situation.planned)
+            await reach(_PLANNED)
+            if not step.is_noop:
+                await _apply(work, situation, step)
+            await _conclude(work, situation)
+        if not step.is_noop:
+            await reach(_STEP_WRITTEN)
+
+
+@dataclass(frozen=True, slots=True)
+class _Situation:
+    """All that one round about one app looks at."""
+
+    app: AppRecord
+    goal: RolloutGoal
+    release: ReleaseRecord | None
+    rolling: DeploymentRecord | None
+    instances: tuple[InstanceRecord, ...]
+    planned: tuple[Instance, ...]
+
+
+async def _observe(work: UnitOfWork, app: AppRecord) -> _Situation:
+    cloud = work.for_the_cloud()
+    unfinished = await cloud.deployments.unfinished_of(app.id)
+    instances = await cloud.instances.of_app(app.id)
+    wanted = {app.current_release, *(i.release for i in instances), unfinished.release if unfinished else None}
+    releases = await cloud.releases.some(wanted)
+    return _situate(app, unfinished, instances, releases, await cloud.apps.replicas(app.id), work.now)
+
+
+async def _observe_all(work: UnitOfWork) -> list[_Situation]:
+    cloud = work.for_the_cloud()
+    apps = await cloud.apps.all()
+    unfinished = {d.app: d for d in await cloud.deployments.unfinished()}
+    instances: dict[AppId, list[InstanceRecord]] = {}
+    for instance in await cloud.instances.living():
+        instances.setdefault(instance.app, []).append(instance)
+    wanted = {a.current_release for a in apps} | {d.release for d in unfinished.values()}
+    wanted |= {i.release for group in instances.values() for i in group}
+    releases = await cloud.releases.some(wanted)
+    wished = await cloud.apps.replicas_of([a.id for a in apps])
+    return [_situate(a, unfinished.get(a.id), instances.get(a.id, []), releases, wished[a.id], work.now) for a in apps]
+
+
+def _situate(
+    app: AppRecord,
+    unfinished: DeploymentRecord | None,
+    instances: Sequence[InstanceRecord],
+    releases: Mapping[ReleaseId, ReleaseRecord],
+    wished: Mapping[str, int],
+    now: dt.datetime,
+) -> _Situation:
+    """A deployment under way sets the goal once its release exists; before that, and after a failure, the last good."""
+    rolling = unfinished if unfinished is not None and unfinished.state is DeploymentState.ROLLING else None
+    target = rolling.release if rolling is not None else app.current_release
+    release = releases.get(target) if target is not None else None
+    counts: dict[str, int] = {}
+    if release is not None and app.wants_instances:
+        counts = {p.name: wished.get(p.name, 1) for p in release.spec.processes}
+    goal = RolloutGoal(release.id if release is not None else None, counts)
+    planned = tuple(_planned(i, rolling, releases.get(i.release), now) for i in instances)
+    return _Situation(app, goal, release, rolling, tuple(instances), planned)
+
+
+def _planned(
+    record: InstanceRecord, rolling: DeploymentRecord | None, release: ReleaseRecord | None, now: dt.datetime
+) -> Instance:
+    """The instance as the planner shall see it."""
+    instance = record.planned
+    if rolling is not None and rolling.kind is DeploymentKind.RESTART and record.deployment != rolling.id:
+        # A restart replaces instances of the very release it deploys: those that were there before are the old ones.
+        instance = replace(instance, release=ReleaseId(f"{instance.release} before {rolling.id}"))
+    if record.goal is InstanceGoal.DRAIN and record.drain_started_at is not None:
+        grace = release.spec.grace_seconds if release is not None else 0.0
+        if (now - record.drain_started_at).total_seconds() > grace + EDGE_PATIENCE_SECONDS:
+            instance = replace(instance, drained=True)
+    return instance
+
+
+async def _apply(work: UnitOfWork, situation: _Situation, step: RolloutStep) -> None:
+    cloud = work.for_the_cloud()
+    process_of = {i.id: i.process for i in situation.instances}
+    stop = [*step.stop, *(id for id in step.drain if process_of[id] != WEB)]  # Only web gets requests to wait for.
+    for id in step.drain:
+        if process_of[id] == WEB:
+            await cloud.instances.set_goal(id, InstanceGoal.DRAIN, drain_started_at=work.now)
+            await _emit(work, "instance.draining", situation.app, id)
+    for id in stop:
+        # An instance that no node ever got has nobody to report it gone.
+        unplaced = next(i for i in situation.instances if i.id == id).node is None
+        gone = {"state": InstanceState.STOPPED, "removed_at": work.now} if unplaced else {}
+        await cloud.instances.set_goal(id, InstanceGoal.STOP, **gone)
+        await _emit(work, "instance.stopping", situation.app, id)
+    if step.start:
+        await _start(work, situation, step.start)
+
+
+async def _start(work: UnitOfWork, situation: _Situation, start: Mapping[str, int]) -> None:
+    """Place and write new instances; what has no place now is planned again with the next round."""
+    release = situation.release
+    assert release is not None
+    cloud = work.for_the_cloud()
+    wanted = [process for process, count in sorted(start.items()) for _ in range(count)]
+    demands = [Demand(situation.app.id, _resources(release, process), release.spec.runtime) for process in wanted]
+    nodes = [node.planned(work.now) for node in await work.nodes.all()]
+    places = plan_placement(demands, nodes, await _loads(work))
+    await reach(_PLACED)
+    refused: NoCapacity | None = None
+    for process, place in zip(wanted, places, strict=True):
+        if isinstance(place, NoCapacity):
+            refused = place
+            continue
+        instance = InstanceRecord(
+            id=InstanceId(work.new_id("instance")),
+            organisation=situation.app.organisation,
+            app=situation.app.id,
+            release=release.id,
+            process=process,
+            created_at=work.now,
+            deployment=situation.rolling.id if situation.rolling is not None else release.deployment,
+            node=place,
+            port=release.spec.port if process == WEB else None,
+        )
+        await cloud.instances.add(instance)
+        await _emit(work, "instance.created", situation.app, instance.id)
+    if refused is not None and situation.rolling is not None and situation.rolling.step != str(refused):
+        await cloud.deployments.update(situation.rolling.id, step=str(refused))
+        await work.emit(
+            "deployment.waiting",
+            subject=situation.rolling.id,
+            organisation=situation.app.organisation,
+            payload={"app": situation.app.id, "step": str(refused)},
+        )
+
+
+def _resources(release: ReleaseRecord, process: str) -> Resources:
+    shape = release.spec.process(process)
+    return shape.resources if shape is not None else Resources()
+
+
+async def _loads(work: UnitOfWork) -> dict[NodeId, Load]:
+    """What is promised on each node. Instances that are told to stop hold their memory until they are gone."""
+    cloud = work.for_the_cloud()
+    living = await cloud.instances.living()
+    releases = await cloud.releases.some({i.release for i in living})
+    loads: dict[NodeId, Load] = {}
+    for instance in living:
+        release = releases.get(instance.release)
+        if instance.node is None or release is None:
+            continue
+        load, resources = loads.get(instance.node, Load()), _resources(release, instance.process)
+        loads[instance.node] = Load(
+            load.memory_mib + resources.memory_mib,
+            load.cpu_millis + resources.cpu_millis,
+            {**load.instances_of, instance.app: load.instances_of.get(instance.app, 0) + 1},
+        )
+    return loads
+
+
+async def _conclude(work: UnitOfWork, situation: _Situation) -> None:
+    """End what has come to its end: a deployment, or an app that was deleted."""
+    app, rolling = situation.app, situation.rolling
+    if app.deleting_at is not None:
+        if not await work.for_the_cloud().instances.of_app(app.id):
+            await service.finish_deletion(work, app)
+        return
+    if rolling is None:
+        return
+    current = await work.for_the_cloud().instances.of_app(app.id)
+    verdict = judge_rollout(
+        situation.goal,
+        [_seen(record, rolling, situation, work.now) for record in current],
+        out_of_time=_is_out_of_time(rolling, situation, work.now),
+    )
+    await reach(_JUDGED)
+    if verdict.done:
+        await service.succeed(work, rolling, step=verdict.step)
+    elif verdict.failed:
+        await _fail(work, rolling, verdict, current)
+    elif verdict.step and verdict.step != rolling.step and not _waits_for_room(rolling, current, situation):
+        await service.progress(work, rolling, verdict.step)
+
+
+def _waits_for_room(rolling: DeploymentRecord, current: Collection[InstanceRecord], situation: _Situation) -> bool:
+    """Whether the last step said that there is no room and there still are too few instances."""
+    fresh = [i for i in current if i.release == situation.goal.release and i.goal is InstanceGoal.RUN]
+    return rolling.step.startswith("Needs ") and len(fresh) < sum(situation.goal.counts.values())
+
+
+def _seen(record: InstanceRecord, rolling: DeploymentRecord, situation: _Situation, now: dt.datetime) -> Seen:
+    return Seen(_planned(record, rolling, situation.release, now), record.exit_reason, record.reason)
+
+
+def _is_out_of_time(rolling: DeploymentRecord, situation: _Situation, now: dt.datetime) -> bool:
+    release = situation.release
+    if release is None or rolling.started_at is None:
+        return False
+    checks = [p.health for p in release.spec.processes]
+    allowed = max(
+        (h.start_period_seconds + h.retries * (h.interval_seconds + h.timeout_seconds) for h in checks), default=0
+    )
+    # A build may have taken long: the rollout began when the release was written, or, for an old release, just then.
+    began = max(rolling.started_at, release.created_at)
+    return (now - began).total_seconds() > PATIENCE_SECONDS + allowed + release.spec.grace_seconds
+
+
+async def _fail(
+    work: UnitOfWork, rolling: DeploymentRecord, verdict: Verdict, current: Collection[InstanceRecord]
+) -> None:
+    culprit = next((i for i in current if i.id == verdict.culprit), None)
+    lines = culprit.last_lines if culprit is not None else ()
+    log.info("deployment.failed", deployment=rolling.id, why=verdict.why)
+    await service.fail(work, rolling, reason=verdict.why, code="rollout_failed", last_lines=lines)
+
+
+async def _emit(work: UnitOfWork, kind: str, app: AppRecord, instance: InstanceId) -> None:
+    await work.emit(kind, subject=instance, organisation=app.organisation, payload={"app": cast("str", app.id)})

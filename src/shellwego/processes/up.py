@@ -1,0 +1,283 @@
+"""How does one command become a cloud?
+
+`shellwego up` runs server, agent and edge of a one-node cloud under one supervisor. Nothing of the cloud lives in this
+process: killed, it takes only the three processes with it, apps and proxy go on, and the next `up` picks everything up.
+Ctrl-C is the one thing that ends the apps too; what they stored and what was deployed stays in the data directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import httpx
+import structlog
+import typer
+
+from shellwego.core.errors import Conflict, EngineMissing, ShellWeGoError
+from shellwego.kit.processes import start_time
+from shellwego.observability.logs import set_up_logging
+from shellwego.processes.cloud import Cloud, ensure_cloud, load_cloud
+from shellwego.processes.engines_found import Engines, find_engines
+from shellwego.processes.supervisor import Child, Supervisor
+from shellwego.processes.teardown import remove_all, stop_all
+
+log = structlog.get_logger()
+
+DEFAULT_DATA = Path("/var/lib/shellwego")
+READY_SECONDS = 120.0
+
+DataDir = Annotated[
+    Path, typer.Option("--data-dir", envvar="SHELLWEGO_DATA_DIR", help="Where this cloud keeps everything.")
+]
+
+
+def up(
+    data_dir: DataDir = DEFAULT_DATA,
+    domain: Annotated[
+        str | None, typer.Option(help="Apps answer at NAME.DOMAIN. Fixed at the first start; `localhost` by default.")
+    ] = None,
+    bind: Annotated[
+        str | None, typer.Option(help="Address to listen on: 127.0.0.1 at first, 0.0.0.0 to serve the world.")
+    ] = None,
+    api_port: Annotated[int | None, typer.Option(help="Port of the API. 7080 at first.", min=1, max=65535)] = None,
+    http_port: Annotated[int | None, typer.Option(help="Port of the proxy. 80 at first.", min=1, max=65535)] = None,
+    https_port: Annotated[int | None, typer.Option(help="TLS port. 443 at first.", min=1, max=65535)] = None,
+    database_url: Annotated[
+        str | None,
+        typer.Option(envvar="SHELLWEGO_DATABASE_URL", help="postgresql+asyncpg://... instead of the embedded SQLite."),
+    ] = None,
+    extra_ca: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="PEM certificates that builds and instances shall trust too."),
+    ] = None,
+    insecure_registry: Annotated[
+        list[str] | None, typer.Option(help="HOST:PORT of a registry to use over plain HTTP. Repeatable.")
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the log as well.")] = False,
+) -> None:
+    """
+    Run a one-node cloud on this machine until Ctrl-C.
+
+    Options given once are remembered in the data directory for the next start.
+
+    Example: shellwego up --domain apps.example.org --bind 0.0.0.0
+    """
+    need_root("`shellwego up` makes network namespaces and sandboxes")
+    try:
+        cloud = ensure_cloud(
+            data_dir,
+            domain=domain,
+            bind=bind,
+            api_port=api_port,
+            http_port=http_port,
+            https_port=https_port,
+            database_url=database_url,
+            extra_ca=str(extra_ca.resolve()) if extra_ca else None,
+            insecure_registries=insecure_registry,
+        )
+        with only_one(cloud):
+            engines = find_engines()
+            check_ports(cloud)
+            set_up_logging("up", cloud.logs, verbose=verbose)
+            code = asyncio.run(_run(cloud, engines))
+    except ShellWeGoError as error:
+        typer.echo(f"shellwego up: {error}", err=True)
+        raise typer.Exit(1) from None
+    raise typer.Exit(code)
+
+
+def down(data_dir: DataDir = DEFAULT_DATA) -> None:
+    """
+    Stop the apps and the proxy of a cloud whose `up` was killed. Data, releases and configuration stay.
+
+    Example: shellwego down --data-dir /var/lib/shellwego
+    """
+    need_root("Stopping sandboxes")
+    cloud = _load(data_dir)
+    with _told(), only_one(cloud):
+        asyncio.run(stop_all(cloud, find_engines()))
+    typer.echo("Everything is stopped. `shellwego up` starts it again.", err=True)
+
+
+def uninstall(
+    data_dir: DataDir = DEFAULT_DATA,
+    keep_data: Annotated[bool, typer.Option(help="Leave the data directory: only stop and clean the host.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+) -> None:
+    """
+    Stop a cloud and remove all that it holds on this machine, its data included.
+
+    Example: shellwego uninstall --data-dir /var/lib/shellwego
+    """
+    need_root("Removing a cloud")
+    cloud = _load(data_dir)
+    if not keep_data and not yes:
+        typer.echo(f"This removes every app, release and file of the cloud in {cloud.data}.", err=True)
+        if typer.prompt(f"Type its domain ({cloud.identity.domain}) to go on", err=True) != cloud.identity.domain:
+            typer.echo("That is not its domain. Nothing was removed.", err=True)
+            raise typer.Exit(1)
+    with _told(), only_one(cloud):
+        asyncio.run(remove_all(cloud, find_engines(), keep_data=keep_data))
+    typer.echo("Nothing of the cloud is left on this machine." if not keep_data else "The host is clean.", err=True)
+
+
+async def _run(cloud: Cloud, engines: Engines) -> int:
+    """Run until a signal; 0 after a clean stop, 1 when the cloud doesn't come up."""
+    # A killed `up` leaves sandboxes (adopted by the agent) and a builder (never adopted) behind.
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    children = tuple(
+        Child(name, (sys.executable, "-m", f"shellwego.processes.{name}", "--data-dir", str(cloud.data)))
+        for name in ("server", "agent", "edge")
+    )
+    supervisor = Supervisor(
+        cloud.logs,
+        on_end=lambda name, status: typer.echo(
+            f"The {name} ended (status {status}) and is started again. Its last words: {cloud.logs / name}.out", err=True
+        ),
+    )
+    typer.echo(f"Starting the cloud in {cloud.data} ...", err=True)
+    async with asyncio.TaskGroup() as tasks:
+        for child in children:
+            tasks.create_task(supervisor.keep_running(child), name=child.name)
+        ready = tasks.create_task(_wait_until_ready(cloud, stop), name="ready")
+        try:
+            came_up = await ready
+            if came_up:
+                typer.echo(_welcome(cloud))
+                await stop.wait()
+                typer.echo("\nStopping. Press Ctrl-C again to leave the apps running.", err=True)
+                stop.clear()
+        finally:
+            for child in children:
+                await supervisor.stop(child)
+    if not came_up and not stop.is_set():
+        typer.echo(f"The cloud did not come up within {READY_SECONDS:g} s. See {cloud.logs}.", err=True)
+        return 1
+    stopping = asyncio.ensure_future(stop_all(cloud, engines))
+    again = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({stopping, again}, return_when=asyncio.FIRST_COMPLETED)
+    again.cancel()
+    if not stopping.done():
+        stopping.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await stopping
+        typer.echo("Left as it is. `shellwego down` stops the rest; `shellwego up` goes on with it.", err=True)
+        return 0
+    await stopping
+    typer.echo("Stopped.", err=True)
+    return 0
+
+
+async def _wait_until_ready(cloud: Cloud, stop: asyncio.Event) -> bool:
+    """Ask the API's health until it is well. False when time runs out or the operator gives up."""
+    deadline = asyncio.get_running_loop().time() + READY_SECONDS
+    said = ""
+    async with httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=str(cloud.api_socket)), timeout=5) as client:
+        while asyncio.get_running_loop().time() < deadline and not stop.is_set():
+            try:
+                answer = await client.get("http://cloud/health")
+                if answer.status_code == 200:
+                    return True
+                waiting = ", ".join(part["name"] for part in answer.json()["parts"] if not part["ok"])
+            except (httpx.HTTPError, ValueError, KeyError):
+                waiting = "server"
+            if waiting != said:
+                typer.echo(f"  waiting for: {waiting}", err=True)
+                said = waiting
+            await asyncio.sleep(0.1)
+    return False
+
+
+def _welcome(cloud: Cloud) -> str:
+    return f"""
+ShellWeGo is up.
+
+  API        {cloud.api_url}   (documentation at /docs)
+  Apps       {cloud.app_url("NAME")}
+  Admin      token in {cloud.admin_token}, password in {cloud.admin_password}
+
+Next, in another terminal:
+
+  export SHELLWEGO_URL={cloud.api_url} SHELLWEGO_TOKEN="$(cat {cloud.admin_token})"
+  shellwego deploy examples/flask --name hello
+  curl {cloud.app_url("hello")}
+
+Ctrl-C stops everything; what was deployed comes back with the next `shellwego up`."""
+
+
+@contextlib.contextmanager
+def only_one(cloud: Cloud) -> Iterator[None]:
+    """Hold the cloud's lock. Raises Conflict while another `up` runs it."""
+    descriptor = os.open(cloud.data / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise Conflict(f"The cloud in {cloud.data} runs already. Stop it first, or use another --data-dir.") from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def check_ports(cloud: Cloud) -> None:
+    """Raises Conflict for a port that something else listens on, before anything is started."""
+    mine = _own_proxy_runs(cloud)
+    identity = cloud.identity
+    wanted = {"--api-port": identity.api_port}
+    if not mine:
+        wanted |= {"--http-port": identity.http_port, "--https-port": identity.https_port}
+    if len({identity.api_port, identity.http_port, identity.https_port}) < 3:
+        raise Conflict("The API, HTTP and HTTPS ports must differ.")
+    for option, port in wanted.items():
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((identity.bind, port))
+            except OSError as error:
+                raise Conflict(
+                    f"Port {port} on {identity.bind} can't be used ({error.strerror}). "
+                    f"Stop what listens there, or choose another with {option}."
+                ) from error
+
+
+def _own_proxy_runs(cloud: Cloud) -> bool:
+    """Whether the proxy of a killed `up` still serves: then its ports are ours."""
+    for path in cloud.run.glob("*haproxy*.pid"):
+        with contextlib.suppress(ValueError, OSError):
+            if start_time(int(path.read_text().split()[0])) is not None:
+                return True
+    return False
+
+
+def need_root(why: str) -> None:
+    """Leave with a word on why when we aren't root."""
+    if os.geteuid() != 0:
+        typer.echo(f"{why}, which takes root. Try it with sudo.", err=True)
+        raise typer.Exit(1)
+
+
+def _load(data_dir: Path) -> Cloud:
+    with _told():
+        return load_cloud(data_dir.resolve())
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    try:
+        yield
+    except (ShellWeGoError, EngineMissing) as error:
+        typer.echo(f"shellwego: {error}", err=True)
+        raise typer.Exit(1) from None
