@@ -65,6 +65,11 @@ def check_app_name(name: str, *, field: str = "name") -> str:
     return name
 
 
+def is_app_name(text: str) -> bool:
+    """Whether the text has the form of a name, reserved or not."""
+    return _NAME.fullmatch(text) is not None
+
+
 def check_process_type(name: str, *, field: str = "processes") -> str:
     """The name, if a process type may be called so (as in a Procfile). Raises InvalidField."""
     if _PROCESS.fullmatch(name) is None:

@@ -10,6 +10,7 @@ from sqlalchemy import exc
 from shellwego.control.store import tables
 from shellwego.control.store.records import AppRecord
 from shellwego.control.store.repository import Repository
+from shellwego.core.apps import is_app_name
 from shellwego.core.errors import AlreadyExists, NotFound
 from shellwego.core.ids import AppId, is_id
 
@@ -36,6 +37,8 @@ class AppRepository(Repository[AppRecord]):
 
     async def named(self, reference: str) -> AppRecord:
         """By id or name. Raises NotFound."""
+        if not (is_id(reference, "app") or is_app_name(reference)):
+            raise NotFound("app", reference[:60])  # What can be neither never reaches a database that may choke on it.
         column = _apps.c.id if is_id(reference, "app") else _apps.c.name
         found = await self._one(self._select().where(column == reference))
         if found is None:

@@ -124,12 +124,17 @@ class SourceRecord:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseSpec:
-    """All of a release but its image and configuration: what `releases.spec` holds as JSON."""
+    """
+    All of a release but its image and configuration: what `releases.spec` holds as JSON. What was found in the source
+    or image, rather than asked for, isn't carried over to another image.
+    """
 
     processes: tuple[ProcessType, ...] = (ProcessType(WEB),)
     port: int = 8080
     runtime: str = RuntimeClass.GVISOR
     grace_seconds: float = 10.0
+    commands_found: bool = False
+    port_found: bool = False
 
     def process(self, name: str) -> ProcessType | None:
         return next((process for process in self.processes if process.name == name), None)
@@ -364,6 +369,8 @@ def spec_to_json(spec: ReleaseSpec) -> dict[str, Any]:
         "port": spec.port,
         "runtime": spec.runtime,
         "grace_seconds": spec.grace_seconds,
+        "commands_found": spec.commands_found,
+        "port_found": spec.port_found,
     }
 
 
@@ -382,6 +389,8 @@ def spec_from_json(value: Mapping[str, Any]) -> ReleaseSpec:
         port=value.get("port", 8080),
         runtime=value.get("runtime", RuntimeClass.GVISOR),
         grace_seconds=value.get("grace_seconds", 10.0),
+        commands_found=value.get("commands_found", False),
+        port_found=value.get("port_found", False),
     )
 
 

@@ -8,7 +8,7 @@ way to make one. Moves of a state are checked here too, against the tables in `c
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import re
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -24,6 +24,7 @@ from shellwego.core.ids import OrganisationId
 from shellwego.core.instances import InstanceState
 
 R = TypeVar("R")
+_ID = re.compile(r"[\x21-\x7e]{1,253}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +72,10 @@ class Repository(Generic[R]):
         return await self._one(self._select().where(self.table.c.id == id))
 
     async def get(self, id: str) -> R:
-        """Raises NotFound."""
-        found = await self.find(id)
+        """Raises NotFound, also for what can't be an id."""
+        found = await self.find(id) if _ID.fullmatch(id) else None
         if found is None:
-            raise NotFound(self.noun, id)
+            raise NotFound(self.noun, id[:60])
         return found
 
     async def update(self, id: str, **changes: Any) -> R:
@@ -130,11 +131,3 @@ class Repository(Generic[R]):
             at, last = before
             statement = statement.where(sa.or_(created < at, sa.and_(created == at, id < last)))
         return statement
-
-
-def grouped(rows: Sequence[tuple[str, R]]) -> dict[str, list[R]]:
-    """Pairs as lists by their first half, in order."""
-    groups: dict[str, list[R]] = {}
-    for key, value in rows:
-        groups.setdefault(key, []).append(value)
-    return groups

@@ -1,0 +1,398 @@
+"""What becomes of the wish for another release?
+
+`create` records a deployment; the builds controller brings it an image and calls `start_release`; the deployments
+controller rolls it out and says how it ended (`progress`, `succeed`, `fail`). At most one deployment of an app is
+under way: a newer one supersedes it and takes over what it wanted, so that of two changes made at once neither is
+lost. Each function is one step inside the caller's unit of work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shellwego.control.services.app_access import emit, locked
+from shellwego.control.services.callers import Caller
+from shellwego.control.services.sealing import changed, config_of, options_of, pending_config, seal
+from shellwego.control.services.shapes import Found, check_shape, wanted_replicas, wanted_spec
+from shellwego.control.store import Tenant, UnitOfWork
+from shellwego.control.store.records import AppRecord, DeploymentRecord, ReleaseRecord
+from shellwego.core.apps import check_config
+from shellwego.core.deployments import DeploymentKind, DeploymentState
+from shellwego.core.errors import BuildFailed, Conflict, Forbidden, InvalidField, NotFound, ShellWeGoError
+from shellwego.core.ids import DeploymentId, ReleaseId, SourceId, is_id
+from shellwego.core.releases import RuntimeClass
+from shellwego.drivers.kms.port import Kms
+from shellwego.protocol import public
+
+TENANT_RUNTIMES = frozenset({RuntimeClass.GVISOR, RuntimeClass.GVISOR_HOST_NETWORK})
+OPERATOR_RUNTIMES = TENANT_RUNTIMES | {RuntimeClass.RUNC}
+MAXIMUM_LINES, MAXIMUM_LINE = 50, 2000
+
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@+-]{0,511}")
+_SHAPE = ("processes", "health", "resources", "port", "runtime", "grace_seconds", "replicas")
+
+
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """What one deployment wants, with what it took over from the one it supersedes."""
+
+    kind: DeploymentKind
+    image: str | None
+    source: SourceId | None
+    base: ReleaseId | None
+    request: dict[str, Any]
+    options: dict[str, Any]
+
+
+async def create(
+    work: UnitOfWork, kms: Kms, caller: Caller, reference: str, body: public.DeploymentCreate
+) -> DeploymentRecord:
+    """
+    Record a deployment. One that needs no new image has its release, and is rolling, when this returns.
+    Raises InvalidField, NotFound, Forbidden, Conflict.
+    """
+    tenant, app = await locked(work, caller, reference)
+    request, options = _split(body)
+    _check(caller, body, request, options)
+    before = await tenant.deployments.unfinished_of(app.id)
+    if body.release is not None:
+        target = await _release_to_go_back_to(tenant, app, body.release)
+        wish = _Wish(DeploymentKind.ROLLBACK, None, None, target.id, {}, {})
+    else:
+        await _check_image(tenant, app, body)
+        wish = await _take_over(kms, app, before, _wish_of(body, request, options))
+        if wish.image is None and wish.source is None and wish.base is None:
+            raise Conflict(f"Nothing was deployed to {app.name!r} yet. Deploy a folder or an image first.")
+    if app.current_release is None and "config" in options:
+        # Should the first release never run, the next one still starts with what was set for it.
+        await _keep_pending(work, kms, app, options["config"])
+    deployment = DeploymentRecord(
+        id=DeploymentId(work.new_id("deployment")),
+        organisation=app.organisation,
+        app=app.id,
+        kind=wish.kind,
+        state=DeploymentState.QUEUED,
+        created_at=work.now,
+        image_reference=wish.image,
+        source=wish.source,
+        base_release=wish.base,
+        previous_release=app.current_release,
+        request=wish.request,
+        note=body.note,
+        created_by=caller.email,
+    )
+    if wish.options:
+        sealed = await seal(kms, wish.options, context=deployment.id)
+        deployment = dataclasses.replace(deployment, options_ciphertext=sealed)
+    if before is not None:
+        await end(work, before, DeploymentState.SUPERSEDED, reason="A newer deployment took over.")
+    await tenant.deployments.add(deployment)
+    await emit(work, "app.deploying", app, deployment=deployment.id)
+    await _emit(work, deployment, by=caller.email)
+    if wish.image is not None or wish.source is not None:
+        return deployment
+    assert wish.base is not None
+    base = await tenant.releases.get(wish.base)
+    if wish.kind is DeploymentKind.CONFIG:
+        await start_release(work, kms, deployment, base.image, Found())
+        return await tenant.deployments.get(deployment.id)
+    return await _roll(work, tenant, deployment, base)
+
+
+async def change_config(
+    work: UnitOfWork, kms: Kms, caller: Caller, reference: str, values: Mapping[str, str | None]
+) -> None:
+    """
+    A new release with other configuration; before the first one, the configuration that it will start with.
+    Raises InvalidField, NotFound, Conflict.
+    """
+    tenant, app = await locked(work, caller, reference)
+    under_way = await tenant.deployments.unfinished_of(app.id)
+    if app.current_release is not None or under_way is not None:
+        await create(work, kms, caller, reference, public.DeploymentCreate(config=dict(values)))
+        return
+    await _keep_pending(work, kms, app, values)
+    await emit(work, "app.configured", app, keys=sorted(values), by=caller.email)
+
+
+async def start_release(
+    work: UnitOfWork, kms: Kms, deployment: DeploymentRecord, image: str, found: Found
+) -> ReleaseRecord:
+    """
+    The image is known: write the release and begin to roll it out. `image` names it by digest, `found` is what it
+    says of itself. Raises Conflict when the deployment ended meanwhile, InvalidField when the wish doesn't fit it.
+    """
+    tenant = work.for_the_cloud()
+    app = await tenant.apps.lock(deployment.app)
+    deployment = await tenant.deployments.get(deployment.id)
+    if deployment.state.is_terminal:
+        raise Conflict(f"Deployment {deployment.id} is {deployment.state.value}.")
+    if deployment.release is not None:
+        return await tenant.releases.get(deployment.release)
+    base = await tenant.releases.get(deployment.base_release) if deployment.base_release is not None else None
+    new_image = deployment.image_reference is not None or deployment.source is not None
+    spec = wanted_spec(base.spec if base is not None else None, deployment.request, found, new_image=new_image)
+    options = await options_of(kms, deployment)
+    values = await config_of(kms, base) if base is not None else await pending_config(kms, app)
+    config = check_config(changed(values, options.get("config", {})))
+    id = ReleaseId(work.new_id("release"))
+    release = ReleaseRecord(
+        id=id,
+        organisation=app.organisation,
+        app=app.id,
+        number=app.next_release_number,
+        image=image,
+        spec=spec,
+        config_ciphertext=await seal(kms, config, context=id),
+        config_keys=tuple(config),
+        created_at=work.now,
+        deployment=deployment.id,
+        note=deployment.note,
+        created_by=deployment.created_by,
+    )
+    await tenant.releases.add(release)
+    await tenant.apps.update(app.id, next_release_number=app.next_release_number + 1, updated_at=work.now)
+    await emit(work, "app.released", app, release=release.id, number=release.number)
+    await _roll(work, tenant, deployment, release)
+    return release
+
+
+async def begin(work: UnitOfWork, deployment: DeploymentRecord, state: DeploymentState) -> DeploymentRecord:
+    """A controller takes the deployment up (BUILDING, RESOLVING), or puts it back (QUEUED). Raises Conflict."""
+    deployment = await work.for_the_cloud().deployments.move(
+        deployment.id,
+        state,
+        attempt=deployment.attempt + (state is not DeploymentState.QUEUED),
+        started_at=deployment.started_at or work.now,
+    )
+    await _emit(work, deployment)
+    return deployment
+
+
+async def progress(work: UnitOfWork, deployment: DeploymentRecord, step: str) -> DeploymentRecord:
+    """Say how far it is, for people."""
+    deployment = await work.for_the_cloud().deployments.update(deployment.id, step=step[:1000])
+    await _emit(work, deployment, kind="deployment.progress")
+    return deployment
+
+
+async def succeed(work: UnitOfWork, deployment: DeploymentRecord, *, step: str = "") -> DeploymentRecord:
+    """Every instance is as wished: the release is the app's current one from now on. Raises Conflict."""
+    tenant = work.for_the_cloud()
+    await tenant.apps.update(
+        deployment.app,
+        current_release=deployment.release,
+        pending_config_ciphertext=None,  # The release holds it, and it has proven itself.
+        updated_at=work.now,
+    )
+    return await end(work, deployment, DeploymentState.SUCCEEDED, step=step)
+
+
+async def fail(
+    work: UnitOfWork, deployment: DeploymentRecord, *, reason: str, code: str, last_lines: Collection[str] = ()
+) -> DeploymentRecord:
+    """It can't be: the release before goes on serving, and this one says why. Raises Conflict."""
+    lines = tuple(line[:MAXIMUM_LINE] for line in list(last_lines)[-MAXIMUM_LINES:])
+    return await end(work, deployment, DeploymentState.FAILED, reason=reason, code=code, last_lines=lines)
+
+
+async def fail_with(work: UnitOfWork, deployment: DeploymentRecord, error: ShellWeGoError) -> DeploymentRecord:
+    """The same, from the error that ended it."""
+    lines = error.last_lines if isinstance(error, BuildFailed) else ()
+    return await fail(work, deployment, reason=str(error), code=error.code, last_lines=lines)
+
+
+async def cancel(work: UnitOfWork, caller: Caller, reference: str, id: str) -> DeploymentRecord:
+    """Give it up; the release before goes on serving. Raises NotFound, Conflict when it has ended already."""
+    tenant = work.for_organisation(caller.organisation)
+    app = await tenant.apps.lock((await tenant.apps.named(reference)).id)
+    deployment = await get(tenant, app, id)
+    if deployment.state is DeploymentState.CANCELLED:
+        return deployment
+    if deployment.state.is_terminal:
+        raise Conflict(f"It is {deployment.state.value} already.")
+    return await end(work, deployment, DeploymentState.CANCELLED, reason=f"Cancelled by {caller.email}.")
+
+
+async def get(tenant: Tenant, app: AppRecord, id: str) -> DeploymentRecord:
+    """A deployment of this app. Raises NotFound."""
+    deployment = await tenant.deployments.get(id)
+    if deployment.app != app.id:
+        raise NotFound("deployment", id[:60])
+    return deployment
+
+
+async def end(work: UnitOfWork, deployment: DeploymentRecord, state: DeploymentState, **said: Any) -> DeploymentRecord:
+    """Move to a last state. What the deployment was trusted with (build secrets, a login) is forgotten."""
+    deployment = await work.for_the_cloud().deployments.move(
+        deployment.id, state, finished_at=work.now, options_ciphertext=None, **said
+    )
+    await _emit(work, deployment)
+    return deployment
+
+
+async def finish_deletion(work: UnitOfWork, app: AppRecord) -> None:
+    """The last instance is gone: the name is free again."""
+    await work.for_the_cloud().apps.update(
+        app.id, deleted_at=work.now, updated_at=work.now, pending_config_ciphertext=None
+    )
+    await emit(work, "app.deleted", app, name=app.name)
+
+
+# --- the wish -----------------------------------------------------------------------------------------------------
+
+
+def _split(body: public.DeploymentCreate) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The request as it was sent, without what was left out; what is secret goes apart."""
+    said = body.model_dump(mode="json", exclude_unset=True)
+    request = {key: said[key] for key in _SHAPE if said.get(key) is not None}
+    build = said.get("build") or {}
+    if body.build is not None:
+        request["build"] = {key: build[key] for key in build if key not in {"args", "secrets"}}
+    options = {
+        "config": said.get("config"),
+        "build_args": build.get("args"),
+        "build_secrets": build.get("secrets"),
+        "registry_login": said.get("registry_login"),
+    }
+    return request, {key: value for key, value in options.items() if value}
+
+
+def _check(caller: Caller, body: public.DeploymentCreate, request: Mapping[str, Any], options: dict[str, Any]) -> None:
+    given = [name for name in ("image", "source", "release") if getattr(body, name) is not None]
+    if len(given) > 1:
+        raise InvalidField(given[1], f"can't be given together with {given[0]!r}: a deployment has one origin.")
+    if body.release is not None:
+        more = next((name for name in (*_SHAPE, "config", "build") if getattr(body, name) is not None), None)
+        if more is not None:
+            raise InvalidField(more, "can't be changed in a rollback, which brings a release back as it was.")
+    if body.registry_login is not None and body.image is None:
+        raise InvalidField("registry_login", "belongs to an image; give `image` too.")
+    if body.build is not None and body.source is None:
+        raise InvalidField("build", "belongs to a source; give `source` too.")
+    if body.build is not None and body.build.trusted and not caller.operator:
+        raise Forbidden("an operator of this cloud: only they may trust a build")
+    if body.runtime is not None and body.runtime not in OPERATOR_RUNTIMES:
+        raise InvalidField("runtime", f"there is no such runtime. Use one of: {', '.join(sorted(OPERATOR_RUNTIMES))}.")
+    if body.runtime is not None and body.runtime not in TENANT_RUNTIMES and not caller.operator:
+        raise Forbidden(f"an operator of this cloud: {body.runtime!r} shares the node's kernel")
+    check_shape(request)
+    changes: Mapping[str, str | None] = options.get("config", {})
+    check_config({key: value or "" for key, value in changes.items()})
+
+
+async def _check_image(tenant: Tenant, app: AppRecord, body: public.DeploymentCreate) -> None:
+    if body.source is not None:
+        source = await tenant.sources.find(body.source) if is_id(body.source, "source") else None
+        if source is None or source.app != app.id:
+            raise InvalidField("source", f"there is no such source of {app.name!r}. Upload it first.")
+    if body.image is None:
+        return
+    if _IMAGE.fullmatch(body.image) is None or ".." in body.image:
+        raise InvalidField("image", f"{body.image[:80]!r} is not an image reference. Write it like nginx:1.27.")
+    if body.image.startswith("sha256:") and body.image not in await tenant.releases.images():
+        # Built images of every organisation lie in one store: a digest alone may not open another's.
+        raise InvalidField("image", "there is no release with this image. Name an image of a registry.")
+
+
+def _wish_of(body: public.DeploymentCreate, request: dict[str, Any], options: dict[str, Any]) -> _Wish:
+    kind = DeploymentKind.RESTART
+    if body.image is not None or body.source is not None:
+        kind = DeploymentKind.DEPLOY
+    elif request or options:
+        kind = DeploymentKind.CONFIG
+    source = SourceId(body.source) if body.source is not None else None
+    return _Wish(kind, body.image, source, None, request, options)
+
+
+async def _take_over(kms: Kms, app: AppRecord, before: DeploymentRecord | None, wish: _Wish) -> _Wish:
+    """
+    Stand on what the superseded deployment wanted: on its release, once it has one; before that on its wishes, under
+    ours, and on its image or source unless we bring our own.
+    """
+    if before is None:
+        return dataclasses.replace(wish, base=app.current_release)
+    if before.release is not None:
+        return dataclasses.replace(wish, base=before.release)
+    request = {**before.request, **wish.request}
+    options = await options_of(kms, before)
+    config = {**options.pop("config", {}), **wish.options.get("config", {})}
+    if wish.kind is DeploymentKind.DEPLOY:
+        # Its own origin: nothing of the other's build or login applies.
+        options = dict(wish.options)
+        if "build" not in wish.request:
+            request.pop("build", None)
+        image, source = wish.image, wish.source
+    else:
+        options |= {key: value for key, value in wish.options.items() if key != "config"}
+        image, source = before.image_reference, before.source
+    if config:
+        options["config"] = config
+    kind = DeploymentKind.DEPLOY if image is not None or source is not None else wish.kind
+    return _Wish(kind, image, source, before.base_release, request, options)
+
+
+async def _keep_pending(work: UnitOfWork, kms: Kms, app: AppRecord, changes: Mapping[str, str | None]) -> None:
+    config = check_config(changed(await pending_config(kms, app), changes), field="values")
+    sealed = await seal(kms, config, context=app.id)
+    await work.for_the_cloud().apps.update(app.id, pending_config_ciphertext=sealed, updated_at=work.now)
+
+
+async def _release_to_go_back_to(tenant: Tenant, app: AppRecord, label: str) -> ReleaseRecord:
+    """`v3`, `3`, a release's id, or `previous`. Raises InvalidField, Conflict."""
+    if label == "previous":
+        current = await tenant.releases.some((app.current_release,))
+        number = next((release.number for release in current.values()), app.next_release_number)
+        found = await tenant.releases.last_good_before(app.id, number)
+        if found is None:
+            raise Conflict(f"{app.name!r} has no earlier release that ever ran well.")
+        return found
+    digits = label.removeprefix("v")
+    release = None
+    if digits.isascii() and digits.isdigit() and len(digits) < 10:
+        release = await tenant.releases.numbered(app.id, int(digits))
+    elif is_id(label, "release"):
+        release = await tenant.releases.find(label)
+    if release is None or release.app != app.id:
+        raise InvalidField("release", f"{app.name!r} has no release {label!r}. Use a label such as v3, or `previous`.")
+    return release
+
+
+async def _roll(
+    work: UnitOfWork, tenant: Tenant, deployment: DeploymentRecord, release: ReleaseRecord
+) -> DeploymentRecord:
+    """Instances are replaced from now on, as many as the app wishes."""
+    app = await tenant.apps.get(deployment.app)
+    known = await tenant.apps.replicas(app.id)
+    replicas = wanted_replicas(release.spec, known, deployment.request)
+    if replicas:
+        await tenant.apps.set_replicas(app, replicas)
+    deployment = await tenant.deployments.move(
+        deployment.id,
+        DeploymentState.ROLLING,
+        release=release.id,
+        started_at=deployment.started_at or work.now,
+        step="",
+    )
+    await _emit(work, deployment)
+    return deployment
+
+
+async def _emit(work: UnitOfWork, deployment: DeploymentRecord, *, kind: str | None = None, **more: Any) -> None:
+    await work.emit(
+        kind or f"deployment.{deployment.state.value}",
+        subject=deployment.id,
+        organisation=deployment.organisation,
+        payload={
+            "app": deployment.app,
+            "state": deployment.state.value,
+            "step": deployment.step,
+            "reason": deployment.reason,
+            "release": deployment.release,
+            **more,
+        },
+    )
