@@ -113,6 +113,16 @@ class BuildKitBuilder:
         await asyncio.to_thread(shutil.rmtree, self._directory / "work", ignore_errors=True)
         return await end_stale_lanes(self._prefix, running=[n for n, lane in self._lanes.items() if lane.is_running])
 
+    async def forget(self, organisation: OrganisationId) -> None:
+        """Nothing of an organisation's caches is left. Waits for its running builds."""
+        for trusted in (False, True):
+            name = lane_name(organisation, trusted=trusted)
+            async with self._in_use.setdefault(name, asyncio.Lock()):
+                lane = self._lanes.pop(name, None)
+                if lane is not None:
+                    await lane.end()
+                await asyncio.to_thread(shutil.rmtree, self._directory / "lanes" / name, ignore_errors=True)
+
     async def close(self) -> None:
         """See `Builder.close`."""
         for lane in list(self._lanes.values()):

@@ -208,8 +208,8 @@ class Lane:
     async def _start_slirp(self) -> None:
         ready, signal_ready = os.pipe()
         try:
-            # Its --enable-sandbox unmounts everything it sees; that would reach the host's /run/netns, which ip-netns(8)
-            # shares, but for the mount namespace that the launcher makes first.
+            # Its --enable-sandbox unmounts all that it sees. But for the mount namespace that the launcher makes first,
+            # that would reach the host's /run/netns, which ip-netns(8) shares, and every namespace there.
             program = shutil.which(self._programs.slirp4netns, path=_environment()["PATH"])
             if program is None:
                 raise EngineMissing("slirp4netns", "It isn't installed.")
