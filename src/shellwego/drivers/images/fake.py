@@ -20,7 +20,7 @@ from shellwego.drivers.images.port import Credentials, PullProgress, Resolved, S
 from shellwego.drivers.images.records import Image
 from shellwego.drivers.images.reference import Reference, parse_reference
 from shellwego.drivers.images.streams import Refused
-from shellwego.drivers.images.unpack import Damaged, PackedLayer, unpack_here
+from shellwego.drivers.images.unpacker import Damaged, PackedLayer, unpack_here
 
 
 class FakeImageStore:

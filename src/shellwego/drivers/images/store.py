@@ -43,7 +43,8 @@ from shellwego.drivers.images.records import Image, Records
 from shellwego.drivers.images.reference import Reference, parse_reference
 from shellwego.drivers.images.streams import Refused
 from shellwego.drivers.images.threads import in_thread
-from shellwego.drivers.images.unpack import Damaged, PackedLayer, unpack
+from shellwego.drivers.images.unpack import unpack
+from shellwego.drivers.images.unpacker import Damaged, PackedLayer
 from shellwego.kit.faults import fault_point, reach
 from shellwego.kit.files import sync_directory
 

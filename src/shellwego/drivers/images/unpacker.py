@@ -1,0 +1,115 @@
+"""What does the process that unpacks layers do? Started by unpack.py, with a job as JSON on its standard input.
+
+It confines itself (confine.py), unpacks every layer into one new directory, checks blob and tar digests on the way,
+syncs, and answers with one line of JSON. It imports no event loop: a deploy waits for its start.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shellwego.drivers.images.archive import Archive
+from shellwego.drivers.images.confine import confine, die_with_parent, sync_file_system
+from shellwego.drivers.images.extract import Extractor
+from shellwego.drivers.images.limits import ImageLimits
+from shellwego.drivers.images.manifest import Compression
+from shellwego.drivers.images.streams import LayerStream, Refused
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""What the kernel says when a disk, its inodes or a quota are used up."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackedLayer:
+    """A layer blob in the store, and what its content has to hash to."""
+
+    blob: str
+    digest: str
+    diff_id: str
+    compression: Compression
+
+
+class Damaged(Exception):
+    """A blob in the store is no longer what it was. It has to be fetched again."""
+
+    def __init__(self, digest: str) -> None:
+        self.digest = digest
+        super().__init__(f"{digest} is damaged in the store")
+
+
+def unpack_here(layers: Sequence[PackedLayer], root: int, limits: ImageLimits, blobs: Sequence[int]) -> None:
+    """
+    Unpack into the directory behind `root`, reading the layers from the descriptors `blobs`, which this closes.
+
+    Raises Refused, Damaged, OSError.
+    """
+    # A user without the right to give files away can still run the tests, and unpack images of one user.
+    extractor = Extractor(root, limits, keep_owners=os.geteuid() == 0)
+    for index, (layer, descriptor) in enumerate(zip(layers, blobs, strict=True)):
+        with open(descriptor, "rb", buffering=0) as blob:  # noqa: PTH123  a descriptor, not a path
+            room = limits.unpacked_bytes - extractor.bytes
+            stream = LayerStream(blob, layer.compression, limits, room=room)
+            try:
+                extractor.apply(Archive(stream, limits), is_first=index == 0)
+                blob_digest, tar_digest = stream.finish()
+            except Refused:
+                # Before we call somebody's image bad: are these the bytes that they sent?
+                if stream.finish_blob() != layer.digest:
+                    raise Damaged(layer.digest) from None
+                raise
+            if blob_digest != layer.digest:
+                raise Damaged(layer.digest)
+            if tar_digest != layer.diff_id:
+                raise Refused(f"layer {layer.digest} unpacks to {tar_digest}; its config says {layer.diff_id}.")
+
+
+def _work(job: Mapping[str, Any]) -> dict[str, str]:
+    limits = ImageLimits(**job["limits"])
+    layers = [
+        PackedLayer(entry["blob"], entry["digest"], entry["diff_id"], Compression(entry["compression"]))
+        for entry in job["layers"]
+    ]
+    into = Path(job["into"])
+    try:
+        os.umask(0o022)
+        into.mkdir(mode=0o755)
+        into.chmod(0o755)
+        blobs = []
+        for layer in layers:
+            try:
+                blobs.append(os.open(layer.blob, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW))
+            except FileNotFoundError:
+                raise Damaged(layer.digest) from None
+        root = os.open(into, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if os.geteuid() == 0:
+            confine(into)
+        unpack_here(layers, root, limits, blobs)
+        sync_file_system(root)
+    except Refused as error:
+        return {"verdict": "refused", "why": str(error)}
+    except Damaged as error:
+        return {"verdict": "damaged", "digest": error.digest}
+    except OSError as error:
+        if error.errno in FULL:
+            return {"verdict": "full"}
+        return {"verdict": "failed", "why": repr(error)}
+    return {"verdict": "done"}
+
+
+def main() -> None:
+    job = json.load(sys.stdin)
+    die_with_parent(job["parent"])
+    answer = _work(job)
+    sys.stdout.write(json.dumps(answer))
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
