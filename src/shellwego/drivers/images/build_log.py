@@ -28,6 +28,7 @@ _SHORTEST_SECRET = 4
 _ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _INTERNAL = re.compile(r"\[internal\]|\[auth\]|\[context ")
+_EXCLUDED = re.compile(r" --exclude=\S+")  # The Dockerfiles that we write have many of them; nobody reads them.
 _EXIT = re.compile(r'process "(.*)" did not complete successfully: (.*)', re.DOTALL)
 
 
@@ -119,7 +120,8 @@ class BuildLog:
         return text if len(text) <= LINE_CHARACTERS else text[:LINE_CHARACTERS] + " ... (line cut)"
 
     def _vertex(self, vertex: dict[str, Any]) -> None:
-        digest, name = str(vertex.get("digest", "")), str(vertex.get("name", ""))
+        digest = str(vertex.get("digest", ""))
+        name = _EXCLUDED.sub("", str(vertex.get("name", "")))
         step = self._steps.get(digest)
         if step is None:
             step = self._steps[digest] = _Step(name)

@@ -240,6 +240,7 @@ class BuildKitBuilder:
                 layout.parent.mkdir(exist_ok=True)
                 await self._store.export_layout(reference, layout)
                 layouts[reference] = layout, await asyncio.to_thread(_only_digest, layout)
+                await asyncio.to_thread(_offer_blobs, layout, work / "image")
             stand_ins.append(buildkit.StandIn(name, *layouts[reference]))
             log.say(f"# {name} is served by this cloud's image {reference}")
         return tuple(stand_ins)
@@ -319,6 +320,15 @@ def _in_memory(value: bytes) -> int:
     with os.fdopen(os.dup(descriptor), "wb") as file:
         file.write(value)
     return descriptor
+
+
+def _offer_blobs(layout: Path, output: Path) -> None:
+    """The export finds the base's layers where it would write them, and writes only the others."""
+    for blob in (layout / "blobs").glob("*/*"):
+        link = output / blob.relative_to(layout)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.exists():
+            os.link(blob, link)
 
 
 def _only_digest(layout: Path) -> str:
