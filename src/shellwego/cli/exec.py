@@ -1,0 +1,86 @@
+"""`shellwego exec`: a command inside a running instance, as if it ran here."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shellwego.cli.errors import Failed
+from shellwego.cli.groups import HELP, single
+from shellwego.cli.here import Here, command
+from shellwego.core.apps import WEB
+from shellwego.core.ids import is_id
+from shellwego.core.instances import InstanceGoal, InstanceState
+
+if TYPE_CHECKING:
+    from shellwego.client import Cloud
+
+app = single()
+
+_ALIVE = (InstanceState.HEALTHY, InstanceState.UNHEALTHY, InstanceState.STARTING)
+"""Where a process is there to join, the best first."""
+
+
+@command(app, "exec", context_settings={**HELP, "allow_interspersed_args": True})
+async def run(
+    here: Here,
+    target: Annotated[
+        str, typer.Argument(metavar="NAME|INSTANCE", help="An app (one of its instances is taken) or an instance.",
+                            show_default=False)
+    ],
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="-- COMMAND", help="Without one: /bin/sh.", show_default=False),
+    ] = None,
+    process: Annotated[
+        str | None, typer.Option("--process", "-p", metavar="TYPE", help="An instance of this process type.")
+    ] = None,
+    tty: Annotated[
+        bool | None,
+        typer.Option("--tty/--no-tty", "-t/-T", show_default=False,
+                     help="With a terminal. By default when stdin and stdout are one."),
+    ] = None,
+    no_stdin: Annotated[bool, typer.Option("--no-stdin", help="Leave stdin alone: in a shell's loop, say.")] = False,
+) -> int:  # fmt: skip
+    """
+    Run a command inside a running instance. Its exit status becomes ours.
+
+    \b
+    Examples:
+      shellwego exec hello
+      shellwego exec hello -- python manage.py migrate
+      shellwego exec hello -- cat /etc/os-release > os-release
+      shellwego exec ins_abcdefghijklmnopqrst -- ps aux
+    """
+    from shellwego.cli.terminal import run_here
+
+    with_terminal = sys.stdin.isatty() and sys.stdout.isatty() if tty is None else tty
+    async with here.cloud() as cloud:
+        instance = await _instance(cloud, target, process)
+        return await run_here(
+            cloud, instance, words or ["/bin/sh"], with_terminal=with_terminal, with_input=not no_stdin
+        )
+
+
+async def _instance(cloud: Cloud, target: str, process: str | None) -> str:
+    if is_id(target, "instance"):
+        return target
+    app_found = await cloud.apps.get(target)
+    instances = [
+        instance
+        async for instance in cloud.instances.list(app_found.id)
+        if process is None or instance.process == process
+    ]
+    usable = [i for i in instances if i.state in _ALIVE and i.goal is not InstanceGoal.STOP and not i.stale]
+    if not usable:
+        of_type = f" of type {process}" if process else ""
+        raise Failed(
+            f"No instance of {target}{of_type} runs now.",
+            details=tuple(f"{i.process} {i.id}: {i.state.value} {i.reason}".rstrip() for i in instances[:10]),
+            next_step=f"shellwego logs {target}",
+        )
+    # A healthy one before others, `web` before other types, one that stays before one that drains.
+    usable.sort(key=lambda i: (_ALIVE.index(i.state), i.goal is not InstanceGoal.RUN, i.process != WEB, i.id))
+    return usable[0].id

@@ -1,0 +1,101 @@
+"""How does a person watch a deployment to its end, and what is said when it ends?
+
+The build's log and each step go to stderr as they come; on a terminal a line below says what is going on and for how
+long. The end is told by the deployment itself, never guessed: why it failed, with the app's last words, and what
+serves now.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from shellwego.cli.errors import Failed
+from shellwego.cli.here import Here
+from shellwego.cli.output import printable
+from shellwego.core.deployments import DeploymentState
+
+if TYPE_CHECKING:
+    from shellwego.client import Cloud
+    from shellwego.protocol.public import Deployment, DeploymentEvent
+
+
+async def follow(here: Here, cloud: Cloud, deployment: Deployment, app: str) -> Deployment:
+    """Show it to its end and return it as it ended. Ctrl-C leaves it going, and says so."""
+    here.if_interrupted = (
+        f"The deployment goes on in the background.\n"
+        f"  → shellwego deployments follow {app} {deployment.id}\n"
+        f"  → shellwego deployments cancel {app} {deployment.id}"
+    )
+    with busy(here, "waiting for its turn") as tell:
+        told = ""
+        async for event in cloud.deployments.follow(app, deployment.id):
+            if event.kind == "finished" and event.deployment is not None:
+                deployment = event.deployment
+                continue
+            told = _show(here, event, tell, told)
+    if not deployment.state.is_terminal:  # An old server's last word without the deployment.
+        deployment = await cloud.deployments.get(app, deployment.id)
+    here.if_interrupted = ""
+    return deployment
+
+
+def check_succeeded(deployment: Deployment, app: str) -> None:
+    """Raises Failed with the reason, the last lines of the log, and what serves now."""
+    if deployment.state is DeploymentState.SUCCEEDED:
+        return
+    serving = (
+        f"{deployment.previous_release} goes on serving."
+        if deployment.previous_release
+        else f"{app} has no earlier release, so nothing serves."
+    )
+    match deployment.state:
+        case DeploymentState.CANCELLED:
+            raise Failed(f"The deployment of {app} was cancelled. {serving}")
+        case DeploymentState.SUPERSEDED:
+            raise Failed(
+                f"The deployment of {app} was taken over by a newer one.",
+                next_step=f"shellwego deployments list {app}",
+            )
+        case _:
+            lines = tuple(deployment.last_lines)
+            raise Failed(
+                f"The deployment of {app} failed: {deployment.reason or 'no reason was given.'}",
+                details=(*(("Last lines of its log:", *(f"  {line}" for line in lines)) if lines else ()), serving),
+                next_step=f"shellwego logs {app}",
+            )
+
+
+@contextlib.contextmanager
+def busy(here: Here, doing: str) -> Iterator[Callable[[str], None]]:
+    """A moving line on a terminal while we wait; nothing in a pipe. Gives what changes its words."""
+    console = here.output.talk
+    if not console.is_terminal or not here.output.for_people:
+        yield lambda words: None
+        return
+    progress = Progress(
+        SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn(),
+        console=console, transient=True, refresh_per_second=8,
+    )  # fmt: skip
+    with progress:
+        task = progress.add_task(doing)
+        yield lambda words: progress.update(task, description=printable(words)[: max(10, console.width - 14)])
+
+
+def _show(here: Here, event: DeploymentEvent, tell: Callable[[str], None], told: str) -> str:
+    """Print what is new; `told` is the last step printed, so that none is printed twice."""
+    if event.kind == "build_log":
+        for line in event.text.rstrip("\n").split("\n"):
+            here.output.say(f"  {line}", style="dim")
+        return told
+    words = event.text
+    if not words and event.deployment is not None:
+        words = event.deployment.step or event.deployment.state.value
+    if words and words != told:
+        here.output.say(f"• {words}")
+        tell(words)
+        return words
+    return told

@@ -1,0 +1,44 @@
+"""`shellwego releases`: what was released, and can be gone back to."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from shellwego.cli.groups import App, group, now
+from shellwego.cli.here import Here, command
+from shellwego.cli.output import Column, age
+
+app = group("List what was released.")
+
+
+@command(app, "list")
+async def list_releases(here: Here, name: Annotated[str, App]) -> None:
+    """
+    List an app's releases, newest first. The current one has a star.
+
+    \b
+    Example:
+      shellwego releases list hello
+    """
+    async with here.cloud() as cloud:
+        releases = [release async for release in cloud.releases.list(name)]
+    columns = [Column("RELEASE"), Column("IMAGE", cut=True), Column("CONFIG", cut=True), Column("BY", cut=True),
+               Column("NOTE", cut=True), Column("AGE", right=True)]  # fmt: skip
+    rows = [
+        (
+            f"{r.label}{' *' if r.current else ''}",
+            short_image(r.image) if here.output.results.is_terminal else r.image,
+            ",".join(r.config_keys) or "-",
+            r.created_by or "-",
+            r.note or "-",
+            age(r.created_at, now()),
+        )
+        for r in releases
+    ]
+    here.output.many(releases, columns, rows, if_none=f"{name} has no release yet. Try: shellwego deploy . -n {name}")
+
+
+def short_image(image: str) -> str:
+    """A digest's first twelve characters are enough to tell two apart by eye."""
+    name, at, digest = image.rpartition("sha256:")
+    return f"{name}{at}{digest[:12]}" if at else image
