@@ -6,10 +6,13 @@ needs none of the server's parts.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
 from pathlib import Path
+
+import typer
 
 from shellwego.cli.app import main as cli_main
 from shellwego.cli.here import Here
@@ -22,14 +25,35 @@ HOST_COMMANDS = {
     "up": Lazy("shellwego.processes.up:up", "Run a one-node cloud on this machine.", PANEL),
     "doctor": Lazy("shellwego.processes.engines:doctor", "Test each engine; say what to do about it.", PANEL),
     "engines": Lazy("shellwego.processes.engines:app", "List and install the engines.", PANEL),
-    "server": Lazy("shellwego.processes.server:server", "Run the control plane.", PANEL),
-    "agent": Lazy("shellwego.processes.agent:agent", "Run the agent of this node.", PANEL),
-    "edge": Lazy("shellwego.processes.edge:edge", "Run the proxy of this node.", PANEL),
+    "down": Lazy("shellwego.processes.up:down", "Stop what a killed `up` left running.", PANEL),
+    "server": Lazy("shellwego.processes.main:server", "Run the control plane.", PANEL),
+    "agent": Lazy("shellwego.processes.main:agent", "Run the agent of this node.", PANEL),
+    "edge": Lazy("shellwego.processes.main:edge", "Run the proxy of this node.", PANEL),
     "uninstall": Lazy("shellwego.processes.up:uninstall", "Remove a cloud from this machine.", PANEL),
 }
 IMAGE_COMMANDS = {
     "bootstrap": Lazy("shellwego.processes.images:bootstrap", "Make the base images from Debian's packages."),
 }
+
+
+# These three are also `python -m shellwego.processes.NAME`; they parse their own arguments, `--help` too.
+_THEIR_OWN = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+
+
+def server(context: typer.Context) -> None:
+    _run("server", context.args)
+
+
+def agent(context: typer.Context) -> None:
+    _run("agent", context.args)
+
+
+def edge(context: typer.Context) -> None:
+    _run("edge", context.args)
+
+
+for _process in (server, agent, edge):
+    _process.context_settings = _THEIR_OWN  # type: ignore[attr-defined]
 
 
 def main() -> None:
@@ -53,6 +77,10 @@ def local_hint() -> str:
     url = url.replace("//0.0.0.0:", "//127.0.0.1:")
     token = data / "admin-token"
     return f"shellwego auth login --url {url} --token-stdin < {token}      (the cloud of this machine)"
+
+
+def _run(process: str, arguments: list[str]) -> None:
+    importlib.import_module(f"shellwego.processes.{process}").main(arguments)
 
 
 def _present(commands: dict[str, Lazy]) -> dict[str, Lazy]:
