@@ -1,0 +1,63 @@
+"""One cloud per test module, and a look at what it left behind when it is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.cloud import RunningCloud
+from tests.leaks import host_network, inventory
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCloud]:
+    """A running cloud with nothing deployed; Ctrl-C and uninstall after the module, then nothing may be left."""
+    before = host_network()
+    running = RunningCloud(tmp_path_factory.mktemp("e2e") / "cloud")
+    running.start()
+    short = running.short
+    try:
+        yield running
+    finally:
+        with contextlib.suppress(Exception):
+            if running.process is not None:
+                running.stop()
+        removed = running.run("uninstall", "--data-dir", str(running.data), "--yes", token="none")
+    assert removed.code == 0, removed.err
+    assert inventory(short, running.data) == []
+    assert host_network() == before
+
+
+@pytest.fixture(autouse=True)
+def no_orphans(cloud: RunningCloud) -> Iterator[None]:
+    """After every test: no sandbox, namespace, address, mount or cgroup beyond the instances that should run."""
+    yield
+    if cloud.process is None:
+        return
+    wanted = {i["id"].split("_")[1] for i in cloud.json("instances", "list")}
+    left = [
+        line
+        for line in inventory(cloud.short, cloud.data)
+        if (name := _instance_in(line)) is not None and name not in wanted
+    ]
+    assert left == []
+
+
+def _instance_in(line: str) -> str | None:
+    """The instance that a line of the inventory belongs to, if it belongs to one."""
+    found = re.search(r"(?:ins_|swg-[a-z2-7]{8}-)([a-z2-7]{20})(?![a-z2-7])", line)
+    return found[1] if found else None
+
+
+@pytest.fixture
+def app(cloud: RunningCloud, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A name for this test's app, deleted after it."""
+    name = "t-" + request.node.originalname.removeprefix("test_").replace("_", "-")[:34].rstrip("-")
+    yield name
+    cloud.run("apps", "delete", name, "--yes")
