@@ -74,6 +74,10 @@ def is_loopback_name(host: str) -> bool:
         return False
 
 
+class UnknownHost(OSError):
+    """Nobody has heard of the host; asking again in a second won't help."""
+
+
 async def resolve(host: str, port: int) -> list[str]:
     """Every address of the host, in the order to try. Raises OSError."""
     loop = asyncio.get_running_loop()
@@ -104,6 +108,10 @@ class JudgingBackend(httpcore.AsyncNetworkBackend):
                 addresses = await resolve(host, port)
         except TimeoutError as error:
             raise httpcore.ConnectTimeout(f"the name {host} can't be resolved in time") from error
+        except socket.gaierror as error:
+            if error.errno == socket.EAI_AGAIN:
+                raise httpcore.ConnectError(f"the name {host} can't be resolved now") from error
+            raise UnknownHost(f"the name {host} is not known") from error
         except (OSError, UnicodeError) as error:
             raise httpcore.ConnectError(f"the name {host} can't be resolved: {error}") from error
         allowed = self._closest(host)

@@ -23,7 +23,14 @@ import httpcore
 import httpx
 
 from shellwego.core.errors import ImageNotFound, ImageRefused, RegistryUnavailable
-from shellwego.drivers.images.addresses import AddressRefused, JudgingBackend, Reach, host_of, is_loopback_name
+from shellwego.drivers.images.addresses import (
+    AddressRefused,
+    JudgingBackend,
+    Reach,
+    UnknownHost,
+    host_of,
+    is_loopback_name,
+)
 from shellwego.drivers.images.auth import basic, parse_challenges, parse_token
 from shellwego.drivers.images.blobs import PartialBlob
 from shellwego.drivers.images.limits import ImageLimits, Patience
@@ -346,6 +353,8 @@ class Session:
             yield
         except AddressRefused as error:
             raise ImageRefused(self._name, f"{error}.") from error
+        except UnknownHost as error:
+            raise RegistryUnavailable(self._registry, f"{error}.") from error
         except httpx.ConnectTimeout as error:
             raise _Transient(f"no connection within {self._patience.connect_seconds:g} s", cost=2) from error
         except httpx.TimeoutException as error:
