@@ -90,7 +90,7 @@ class World:
             return status is not None
 
         async with asyncio.timeout(within_seconds):
-            while not await has_ended():
+            while not await has_ended():  # noqa: ASYNC110 (another process's state)
                 await asyncio.sleep(0.02)
         assert status is not None
         return status
@@ -99,7 +99,7 @@ class World:
 def said(workload: Workload, stream: str = "stdout") -> str:
     """What the app wrote, put together from its log."""
     text = []
-    for line in workload.log_path.read_text(errors="replace").split("\n"):
+    for line in workload.log_path.read_bytes().decode(errors="replace").split("\n"):
         fields = line.split(" ", 3)
         if len(fields) == 4 and fields[1] == stream:
             text.append(fields[3] + ("\n" if fields[2] == "F" else ""))
@@ -109,7 +109,7 @@ def said(workload: Workload, stream: str = "stdout") -> str:
 async def until(fact: Callable[[], bool], *, within_seconds: float = 30) -> None:
     """Wait for a fact. Raises TimeoutError."""
     async with asyncio.timeout(within_seconds):
-        while not fact():
+        while not fact():  # noqa: ASYNC110 (another process's state)
             await asyncio.sleep(0.02)
 
 
@@ -152,7 +152,7 @@ def fingerprint(root: Path) -> str:
         about = path.lstat()
         digest.update(f"{path.relative_to(root)} {about.st_mode} {about.st_uid} {about.st_gid}\n".encode())
         if path.is_symlink():
-            digest.update(os.readlink(path).encode())
+            digest.update(str(path.readlink()).encode())
         elif path.is_file():
             digest.update(path.read_bytes())
     return digest.hexdigest()
@@ -201,7 +201,9 @@ def find_remains(cloud: str, scratch: Path) -> dict[str, object]:
     found: Mapping[str, object] = {
         "mounts": [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if cloud in line],
         "groups": [str(path) for path in Path("/sys/fs/cgroup").glob(f"*/shellwego/{cloud}")],
-        "processes": [pid for pid in os.listdir("/proc") if pid.isdecimal() and cloud in _command_line(pid)],
+        "processes": [
+            path.name for path in Path("/proc").iterdir() if path.name.isdecimal() and cloud in _command_line(path)
+        ],
         "folders": [str(path) for path in Path("/run/shellwego").glob(cloud)],
         "loops": [
             path for loop in Path("/sys/block").glob("loop*/loop/backing_file") if str(scratch) in (path := _read(loop))
@@ -211,8 +213,8 @@ def find_remains(cloud: str, scratch: Path) -> dict[str, object]:
     return {key: value for key, value in found.items() if value}
 
 
-def _command_line(pid: str) -> str:
-    return _read(Path(f"/proc/{pid}/cmdline"))
+def _command_line(process: Path) -> str:
+    return _read(process / "cmdline")
 
 
 def _read(path: Path) -> str:

@@ -54,6 +54,14 @@ class GVisorRuntime(OciRuntime):
             f"--overlay2=root:dir={self._layers},size={workload.resources.disk_mib}m",
         )
 
+    def _pids_limit(self, workload: Workload) -> int:
+        # On the host, a process inside is two threads, and the sandbox itself about twenty. At this limit the whole
+        # sandbox would crash, so it is only the backstop; inside, the app meets its own limit as EAGAIN.
+        return 2 * workload.resources.pids + 64
+
+    def _process_rlimit(self, workload: Workload) -> int:
+        return workload.resources.pids
+
     async def _mount_rootfs(self, workload: Workload, bundle: Bundle) -> None:
         mounts.mount_read_only(bundle.rootfs, points=bundle.points, rootfs=workload.rootfs)
 

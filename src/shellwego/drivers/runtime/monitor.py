@@ -19,6 +19,10 @@ from shellwego.core.instances import ExitReason, ExitStatus
 from shellwego.drivers.runtime.cgroups import CGroups
 from shellwego.drivers.runtime.processes import wait_readable
 from shellwego.kit.commands import Command
+from shellwego.kit.faults import fault_point, reach
+
+SPAWNED = fault_point("runtime.start.monitor_spawned")
+RELEASED = fault_point("runtime.start.monitor_released")
 
 GROUP = "monitors"
 """The control group of all monitors of a cloud, beside those of its instances."""
@@ -37,6 +41,8 @@ async def create_under_monitor(command: Command, *, groups: CGroups, errors: Pat
     start_read, start_write = os.pipe()
     sync_read, sync_write = os.pipe()
     os.set_blocking(sync_read, False)
+    process: asyncio.subprocess.Process | None = None
+    answered = False
     ours = {start_read, start_write, sync_read, sync_write}
     try:
         with errors.open("wb") as sink:
@@ -59,6 +65,7 @@ async def create_under_monitor(command: Command, *, groups: CGroups, errors: Pat
         for descriptor in (start_read, sync_write):
             os.close(descriptor)
             ours.discard(descriptor)
+        await reach(SPAWNED)
         # An agent that isn't allowed to make groups still runs apps; it only ends together with them.
         with contextlib.suppress(OSError):
             groups.join(GROUP, process.pid)
@@ -66,15 +73,20 @@ async def create_under_monitor(command: Command, *, groups: CGroups, errors: Pat
             os.write(start_write, b"go")
         os.close(start_write)
         ours.discard(start_write)
+        await reach(RELEASED)
         try:
             async with asyncio.timeout(timeout_seconds):
                 answer = await _read_all(sync_read)
                 await process.wait()  # It has forked: this was the parent.
+                answered = True
         except TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
             raise StartFailed(f"The sandbox was not ready within {timeout_seconds:g} s.") from None
     finally:
+        if process is not None and not answered:
+            # Before the pipes close: their end would tell it to go on. What it forked already, the caller finds.
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
         for descriptor in ours:
             os.close(descriptor)
     said = _parse(answer)

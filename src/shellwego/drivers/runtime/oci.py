@@ -69,6 +69,10 @@ class Prepared:
     """Path inside to its source on the host."""
     cgroup: str
     open_files_limit: int
+    pids_limit: int
+    """Of the control group, which for gVisor counts more than the app's own processes."""
+    process_rlimit: int | None = None
+    """RLIMIT_NPROC inside: only where the sandbox's users are its own, since the host counts per user number."""
     memory_folders: tuple[str, ...] = ()
     """Which of /tmp and /run shall be tmpfs: those where the image has nothing that a tmpfs would hide."""
     namespaces: tuple[str, ...] = ()
@@ -99,7 +103,7 @@ def configuration(workload: Workload, prepared: Prepared) -> dict[str, Any]:
                 # Beside the ceiling a fair share, so that neighbours at full load meet in proportion.
                 "shares": max(2, resources.cpu_millis * 1024 // 1000),
             },
-            "pids": {"limit": resources.pids},
+            "pids": {"limit": prepared.pids_limit},
         },
         "namespaces": [
             {"type": "pid"},
@@ -144,6 +148,11 @@ def configuration(workload: Workload, prepared: Prepared) -> dict[str, Any]:
                 {"type": "RLIMIT_NOFILE", "soft": min(OPEN_FILES_SOFT, hard), "hard": hard},
                 # A core dump would go wherever the host's core_pattern says, with the app's secrets in it.
                 {"type": "RLIMIT_CORE", "soft": 0, "hard": 0},
+                *(
+                    {"type": "RLIMIT_NPROC", "soft": limit, "hard": limit}
+                    for limit in [prepared.process_rlimit]
+                    if limit is not None
+                ),
             ],
         },
         "mounts": _mounts(prepared.memory_folders, resources.memory_mib)

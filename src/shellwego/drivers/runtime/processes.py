@@ -97,9 +97,9 @@ def _wake(waiting: asyncio.Future[None]) -> None:
         waiting.set_result(None)
 
 
-def find_by_argument(argument: str) -> list[ProcessMark]:
-    """Every process that has this argument in its command line: slow, for what left no other trace."""
-    wanted = argument.encode()
+def find_by_argument(*wanted: str) -> list[ProcessMark]:
+    """Every process that has one of these arguments in its command line: slow, for what left no other trace."""
+    sought = {argument.encode() for argument in wanted}
     found = []
     for entry in os.scandir("/proc"):
         if not entry.name.isdecimal():
@@ -108,7 +108,7 @@ def find_by_argument(argument: str) -> list[ProcessMark]:
             arguments = (Path(entry.path) / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if wanted in arguments and (mark := mark_process(int(entry.name))) is not None:
+        if not sought.isdisjoint(arguments) and (mark := mark_process(int(entry.name))) is not None:
             found.append(mark)
     return found
 

@@ -34,7 +34,6 @@ from shellwego.drivers.runtime.monitor import create_under_monitor, reopen_log
 from shellwego.drivers.runtime.oomwatch import OutOfMemoryWatch
 from shellwego.drivers.runtime.port import Observed, Workload
 from shellwego.drivers.runtime.processes import (
-    ProcessMark,
     find_by_argument,
     mark_of_file,
     mark_process,
@@ -120,6 +119,12 @@ class OciRuntime(ABC):
     @abstractmethod
     async def _kill_exec(self, id: InstanceId, pid_file: Path) -> None:
         """End the command, and what it started, by the pid that the runtime wrote."""
+
+    def _pids_limit(self, workload: Workload) -> int:
+        return workload.resources.pids
+
+    def _process_rlimit(self, workload: Workload) -> int | None:
+        return None
 
     def _namespaces(self) -> tuple[str, ...]:
         """Kinds of namespaces beyond those that every sandbox gets."""
@@ -235,8 +240,7 @@ class OciRuntime(ABC):
             mounts.unmount(self._base)
             shutil.rmtree(self._base)
         shutil.rmtree(self._layers, ignore_errors=True)
-        self._groups.remove("monitors")
-        self._groups.remove("")
+        await self._remove_groups("")
 
     def close(self) -> None:
         """Stop watching. The sandboxes run on; the next agent watches them again."""
@@ -302,6 +306,8 @@ class OciRuntime(ABC):
                 cgroup=f"/{self._prefix}/{workload.id}",
                 open_files_limit=resource.getrlimit(resource.RLIMIT_NOFILE)[1],
                 memory_folders=tuple(path for path in ("/tmp", "/run") if is_empty_inside(workload.rootfs, path)),  # noqa: S108
+                pids_limit=self._pids_limit(workload),
+                process_rlimit=self._process_rlimit(workload),
                 namespaces=self._namespaces(),
                 seccomp=self._seccomp(),
                 sysctl=self._sysctl(workload),
@@ -340,20 +346,21 @@ class OciRuntime(ABC):
         """From whatever is there to nothing, the log aside. Safe to repeat and to interrupt anywhere."""
         id = bundle.id
         self._out_of_memory.forget(id)
-        if bundle.path.exists():
-            monitors = self._monitors(bundle)
-            await self._kill_all(id, bundle)
+        record = bundle.find_record()
+        if record is not None:
+            await self._kill_all(id)
             await reach(STOP_KILLED)
-            # The monitor ends by itself after the last line of output; one without a sandbox waits in vain.
-            if not await wait_for_end(monitors, timeout_seconds=_LAST_LINES_SECONDS if bundle.is_started() else 0.2):
-                for monitor in monitors:
-                    monitor.send(signal.SIGKILL)
-                await wait_for_end(monitors, timeout_seconds=_KILL_SECONDS)
+            # The monitor ends by itself, after the last line of output is in the log.
+            if not await wait_for_end([record.monitor], timeout_seconds=_LAST_LINES_SECONDS):
+                record.monitor.send(signal.SIGKILL)
+                await wait_for_end([record.monitor], timeout_seconds=_KILL_SECONDS)
+        elif bundle.path.exists():
+            await self._kill_unrecorded(bundle)
         if self._has_runtime_state(id):
             with contextlib.suppress(CommandFailed):  # What it leaves, the next lines take away.
                 await run_command(oci.delete(self._program, self._args, id), timeout_seconds=_COMMAND_SECONDS)
             self._forget_runtime_state(id)
-        await self._kill_all(id, bundle)
+        await self._kill_all(id)
         await self._remove_groups(id)
         await reach(STOP_DELETED)
         mounts.unmount(bundle.rootfs)
@@ -364,14 +371,18 @@ class OciRuntime(ABC):
             shutil.rmtree(bundle.path)
         await reach(STOP_REMOVED)
 
-    def _monitors(self, bundle: Bundle) -> list[ProcessMark]:
-        record = bundle.find_record()
-        if record is not None:
-            return [record.monitor]
-        # An agent died before it could write the record: look for the monitor by what only it says.
-        return find_by_argument(f"--bundle={bundle.path}")
+    async def _kill_unrecorded(self, bundle: Bundle) -> None:
+        """
+        End a start that no agent waits for any more. Its monitor may be about to fork, and the runtime to create the
+        sandbox; all of them name the folder, so we look until nobody does.
+        """
+        while found := find_by_argument(f"--bundle={bundle.path}", str(bundle.path)):
+            for mark in found:
+                mark.send(signal.SIGKILL)
+            if not await wait_for_end(found, timeout_seconds=_KILL_SECONDS):
+                raise StartFailed(f"What is left of the last start of {bundle.id} could not be ended.")
 
-    async def _kill_all(self, id: InstanceId, bundle: Bundle) -> None:
+    async def _kill_all(self, id: InstanceId) -> None:
         deadline = time.monotonic() + _KILL_SECONDS
         wait = _FIRST_POLL_SECONDS
         while True:
@@ -384,11 +395,11 @@ class OciRuntime(ABC):
             await asyncio.sleep(wait)
             wait = min(wait * 2, _LONGEST_POLL_SECONDS)
 
-    async def _remove_groups(self, id: InstanceId) -> None:
+    async def _remove_groups(self, name: str) -> None:
         # A group is busy until the kernel has taken its last dead process apart, which it tells nobody.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_KILL_SECONDS):
-                await _until(lambda: self._groups.remove(id))
+                await _until(lambda: self._groups.remove(name))
 
     @abstractmethod
     def _forget_runtime_state(self, id: InstanceId) -> None:
