@@ -1,0 +1,324 @@
+"""What does HAProxy's configuration say?
+
+Pure text. The file is written only when HAProxy is about to start or to be replaced; while it runs, every change goes
+through its runtime socket. It then carries the servers and maps of that moment, because a start forgets what was
+added at run time. `shape_of` is a fingerprint of everything else (ports, certificates, limits, this template): a
+running HAProxy of another shape is replaced, by hand-over.
+
+Why the less obvious lines are there is said beside them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from shellwego.edge.pages import CONTENT_TYPES, ERROR_PAGES, KINDS, ROUTE_PAGES, render_page
+from shellwego.edge.routes import API_BACKEND, SLOT_PREFIX, AppRoute, assign_slots
+
+SERVER_OPTIONS = "pool-max-conn 128 pool-purge-delay 2s"
+"""
+How long HAProxy keeps idle connections to an app: less than Node's five seconds, so that the app rarely closes one in
+the moment it is used. Given for each server, since `add server` ignores `default-server`.
+"""
+
+LOG_ALL_BELOW = 200
+LOG_ONE_OF = 32
+"""Up to LOG_ALL_BELOW requests per second each is logged, beyond that one in LOG_ONE_OF, weighted so."""
+
+_DESCRIPTORS_RESERVED = 1200
+_MAXIMUM_CONNECTIONS = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyPaths:
+    """
+    Every file that HAProxy is told about, below one directory of root's. Its path has no space or other character
+    that means something to HAProxy; copies of the certificates are there too.
+    """
+
+    directory: Path
+
+    @property
+    def config(self) -> Path:
+        return self.directory / "haproxy.cfg"
+
+    @property
+    def socket(self) -> Path:
+        return self.directory / "haproxy.sock"
+
+    @property
+    def log_socket(self) -> Path:
+        return self.directory / "log.sock"
+
+    @property
+    def output(self) -> Path:
+        return self.directory / "haproxy.log"
+
+    @property
+    def hosts_map(self) -> Path:
+        return self.directory / "hosts.map"
+
+    @property
+    def owners_map(self) -> Path:
+        return self.directory / "owners.map"
+
+    @property
+    def certificates(self) -> Path:
+        return self.directory / "certificates"
+
+    @property
+    def pages(self) -> Path:
+        return self.directory / "pages"
+
+
+@dataclass(frozen=True, slots=True)
+class ProxySettings:
+    """
+    What an operator, or the machine, decides. Listeners are descriptors that HAProxy inherits; None is off.
+    `listening` says in words on which address and ports they are.
+    """
+
+    paths: ProxyPaths
+    listening: str
+    http_descriptor: int | None
+    https_descriptor: int | None
+    api_socket: Path
+    descriptor_limit: int
+    user: str = ""
+    group: str = ""
+    trusted_proxies: tuple[str, ...] = ()
+
+
+def maximum_connections(descriptor_limit: int) -> int:
+    """HAProxy needs two descriptors for a connection, and some for itself; asked for more it won't start."""
+    return max(100, min(_MAXIMUM_CONNECTIONS, (descriptor_limit - _DESCRIPTORS_RESERVED) // 2))
+
+
+def shape_of(settings: ProxySettings) -> str:
+    """The fingerprint that a running HAProxy shows in its description. Descriptor numbers don't count."""
+
+    def listens(descriptor: int | None) -> int | None:
+        return None if descriptor is None else 0
+
+    same = replace(
+        settings,
+        http_descriptor=listens(settings.http_descriptor),
+        https_descriptor=listens(settings.https_descriptor),
+    )
+    text = settings.listening + _render(same, {}, {}, 0, "") + repr(sorted(render_pages(settings.paths).items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def render_config(settings: ProxySettings, routes: Mapping[str, AppRoute], *, slots: int) -> str:
+    """haproxy.cfg with `slots` backends for apps and the servers of `routes` in them."""
+    return _render(settings, routes, assign_slots(routes), slots, shape_of(settings))
+
+
+def render_maps(paths: ProxyPaths, routes: Mapping[str, AppRoute], fixed: Mapping[str, str]) -> dict[Path, str]:
+    """The two maps as HAProxy shall find them when it starts."""
+    slot_of = assign_slots(routes)
+    hosts = dict(fixed)
+    for app, route in routes.items():
+        hosts.update(dict.fromkeys(route.hosts, slot_of.get(app, route.page)))
+    return {
+        paths.hosts_map: "".join(f"{host} {backend}\n" for host, backend in hosts.items()),
+        paths.owners_map: "".join(f"{slot} {app}\n" for app, slot in slot_of.items()),
+    }
+
+
+def render_pages(paths: ProxyPaths) -> dict[Path, str]:
+    """The bodies that HAProxy answers with by itself, read once at its start."""
+    files = {
+        _page_file(paths, name, kind): render_page(page, kind) + ("" if kind == "html" else "\n")
+        for name, page in ROUTE_PAGES.items()
+        for kind in KINDS
+    }
+    files[_errors_map(paths)] = "".join(
+        f"{status}-{kind} {render_page(page, kind)}\n" for status, page in ERROR_PAGES.items() for kind in KINDS
+    )
+    return files
+
+
+def _render(
+    settings: ProxySettings, routes: Mapping[str, AppRoute], slot_of: Mapping[str, str], slots: int, shape: str
+) -> str:
+    sections = [
+        _global(settings, shape, slots),
+        _defaults(settings.paths),
+        _frontend(settings),
+        *(_page_backend(settings.paths, name) for name in ROUTE_PAGES),
+        f"backend {API_BACKEND}\n    server api unix@{settings.api_socket} {SERVER_OPTIONS}\n",
+    ]
+    app_of = {slot: app for app, slot in slot_of.items()}
+    for number in range(1, slots + 1):
+        slot = f"{SLOT_PREFIX}{number}"
+        lines = [f"backend {slot}"]
+        if slot in app_of:
+            lines += [
+                f"    server {target.server} {_with_port(target.address, target.port)} {SERVER_OPTIONS}"
+                for target in routes[app_of[slot]].targets
+            ]
+        sections.append("\n".join(lines) + "\n")
+    return "\n".join(sections)
+
+
+def _with_port(address: str, port: int) -> str:
+    # HAProxy takes the last colon for the port's, so a version 6 address needs no brackets; they are for people.
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+
+
+def _global(settings: ProxySettings, shape: str, slots: int) -> str:
+    paths = settings.paths
+    lines = [
+        "global",
+        f"    description shape={shape} slots={slots}",
+        f"    stats socket {paths.socket} mode 600 level admin expose-fd listeners",
+        "    stats timeout 1m",
+        f"    maxconn {maximum_connections(settings.descriptor_limit)}",
+        f"    log {paths.log_socket} format raw local0",
+        # A replaced HAProxy goes on with its streams, but not for ever.
+        "    hard-stop-after 24h",
+        "    ssl-default-bind-options ssl-min-ver TLSv1.2",
+        "    ssl-default-bind-ciphers ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:"
+        "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:"
+        "ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305",
+    ]
+    if settings.user:
+        lines.append(f"    user {settings.user}")
+    if settings.group:
+        lines.append(f"    group {settings.group}")
+    return "\n".join(lines) + "\n"
+
+
+def _defaults(paths: ProxyPaths) -> str:
+    lines = [
+        "defaults",
+        "    mode http",
+        "    log global",
+        "    balance roundrobin",
+        # The first request of a client's connection never goes over an idle connection, so a client that can't
+        # retry isn't hurt when the app closes that one in the same moment.
+        "    http-reuse safe",
+        "    timeout connect 2s",
+        # Headers must be complete in this time (slowloris).
+        "    timeout http-request 15s",
+        "    timeout http-keep-alive 75s",
+        "    timeout queue 30s",
+        # Silence, not length: event streams and slow uploads may take all day if they say something now and then.
+        "    timeout client 15m",
+        "    timeout server 15m",
+        "    timeout client-fin 30s",
+        "    timeout tunnel 24h",
+        # Another server is tried at once when one can't be connected to. A request that was sent and got nothing
+        # back is sent again only if its method is safe: see disable-l7-retry in the frontend.
+        "    retries 3",
+        "    option redispatch 1",
+        "    retry-on conn-failure empty-response",
+        "    option http-no-delay",
+        "    option http-ignore-probes",
+        "    option clitcpka",
+        "    option srvtcpka",
+    ]
+    lines += [
+        f"    http-error status {status} content-type {_OWN_ERROR} "
+        f'lf-string "%[str({status}-),concat(,txn.kind),map({_errors_map(paths)},{status})]\\n"'
+        for status in ERROR_PAGES
+    ]
+    return "\n".join(lines) + "\n"
+
+
+_OWN_ERROR = "application/x-proxy-error"
+"""Marks an error of HAProxy's own until its real type is set: `http-error` can't choose one by itself."""
+
+
+def _frontend(settings: ProxySettings) -> str:
+    paths = settings.paths
+    lines = ["frontend edge"]
+    if settings.http_descriptor is not None:
+        lines.append(f"    bind fd@{settings.http_descriptor}")
+    if settings.https_descriptor is not None:
+        lines.append(f"    bind fd@{settings.https_descriptor} ssl crt {paths.certificates}/ alpn h2,http/1.1")
+    half = maximum_connections(settings.descriptor_limit) // 2
+    trusted = " ".join(settings.trusted_proxies)
+    if trusted:
+        lines.append(f"    acl from_trusted src {trusted}")
+    unless = " unless from_trusted" if trusted else ""
+    missing = " if !from_trusted or !{{ req.hdr({}) -m found }}" if trusted else ""
+
+    def ours(name: str, value: str) -> str:
+        return f"    http-request set-header {name} {value}" + missing.format(name)
+
+    lines += [
+        # One address may not take all connections there are.
+        "    stick-table type ipv6 size 100k expire 1m store conn_cur",
+        f"    tcp-request connection track-sc0 src{unless}",
+        f"    tcp-request connection reject if {{ sc0_conn_cur gt {half} }}",
+        # A soft stop lets an idle client send one more request, and closes with the answer.
+        "    option idle-close-on-response",
+        # `X_Forwarded_For` becomes the same variable as `X-Forwarded-For` in many frameworks (CGI, WSGI).
+        "    option http-restrict-req-hdr-names delete",
+        "    http-request set-var(txn.kind) str(text)",
+        "    http-request set-var(txn.kind) str(json) if { req.hdr(accept) -m sub json }",
+        "    http-request set-var(txn.kind) str(html) if { req.hdr(accept) -m sub text/html }",
+        f"    http-request set-var(txn.backend) req.hdr(host),field(1,:),rtrim(.),lower,map_str({paths.hosts_map})",
+        "    http-request disable-l7-retry unless { method GET HEAD OPTIONS }",
+        f"    http-request del-header forwarded{unless}",
+        f"    http-request del-header x-forwarded- -m beg{unless}",
+        f"    http-request del-header x-real-ip{unless}",
+        "    option forwardfor",
+        ours("x-real-ip", "%[src]"),
+        ours("x-forwarded-proto", "%[ssl_fc,iif(https,http)]"),
+        ours("x-forwarded-host", "%[req.hdr(host)]"),
+        ours("x-forwarded-port", "%[dst_port]"),
+        "    http-request set-header x-request-id %[uuid()] unless { req.hdr_cnt(x-request-id) eq 1 } "
+        "{ req.hdr(x-request-id) -m reg ^[A-Za-z0-9_.-]{8,128}$ }",
+        "    http-request set-var(txn.id) req.hdr(x-request-id)",
+        "    http-after-response set-header x-request-id %[var(txn.id)] if { var(txn.id) -m found }",
+        *(
+            f"    http-after-response set-header content-type '{CONTENT_TYPES[kind]}' if {{ status ge 400 }} "
+            f"{{ res.hdr(content-type) -m str {_OWN_ERROR} }} {condition}"
+            for kind, condition in (
+                ("html", "{ var(txn.kind) -m str html }"),
+                ("json", "{ var(txn.kind) -m str json }"),
+                ("text", ""),
+            )
+        ),
+        f"    http-request set-log-level silent if {{ fe_req_rate gt {LOG_ALL_BELOW} }} !{{ rand({LOG_ONE_OF}) eq 0 }}",
+        f'    log-format "%[be_name,map_str({paths.owners_map},-)] %b %ST %B %Ta %ts %[fe_req_rate]"',
+        "    use_backend %[var(txn.backend)] if { var(txn.backend) -m found }",
+        "    default_backend page-unknown",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _page_backend(paths: ProxyPaths, name: str) -> str:
+    page = ROUTE_PAGES[name]
+    headers = " hdr cache-control no-store"
+    if page.refresh_seconds is not None:
+        headers += f" hdr retry-after {page.refresh_seconds}"
+    lines = [f"backend {name}"]
+    for kind, condition in _by_kind():
+        lines.append(
+            f"    http-request return status {page.status} content-type '{CONTENT_TYPES[kind]}' "
+            f"file {_page_file(paths, name, kind)}{headers}{condition}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _by_kind() -> Sequence[tuple[str, str]]:
+    return (
+        ("html", " if { var(txn.kind) -m str html }"),
+        ("json", " if { var(txn.kind) -m str json }"),
+        ("text", ""),
+    )
+
+
+def _page_file(paths: ProxyPaths, name: str, kind: str) -> Path:
+    return paths.pages / f"{name}.{kind}"
+
+
+def _errors_map(paths: ProxyPaths) -> Path:
+    return paths.pages / "errors.map"
