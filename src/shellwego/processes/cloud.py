@@ -71,6 +71,16 @@ class Cloud:
         return self.data / "admin-password"
 
     @property
+    def first_mappings(self) -> Path:
+        """Image mappings for the server to take over once: `up` writes them where no hub is reached."""
+        return self.data / "first-mappings.json"
+
+    @property
+    def extra_ca(self) -> Path:
+        """Authorities that builds and instances trust besides the public ones; may be empty."""
+        return self.data / "extra-ca.pem"
+
+    @property
     def secret_key(self) -> Path:
         return self.data / "secret.key"
 

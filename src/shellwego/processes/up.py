@@ -25,6 +25,8 @@ import typer
 from shellwego.core.errors import Conflict, EngineMissing, ShellWeGoError
 from shellwego.kit.processes import start_time
 from shellwego.observability.logs import set_up_logging
+from shellwego.processes.authorities import ensure_authorities
+from shellwego.processes.base_images import ensure_base_images
 from shellwego.processes.cloud import Cloud, ensure_cloud, load_cloud
 from shellwego.processes.engines_found import Engines, find_engines
 from shellwego.processes.supervisor import Child, Supervisor
@@ -87,6 +89,7 @@ def up(
         with only_one(cloud):
             engines = find_engines()
             check_ports(cloud)
+            ensure_authorities(cloud)
             set_up_logging("up", cloud.logs, verbose=verbose)
             code = asyncio.run(_run(cloud, engines))
     except ShellWeGoError as error:
@@ -132,7 +135,6 @@ def uninstall(
 
 async def _run(cloud: Cloud, engines: Engines) -> int:
     """Run until a signal; 0 after a clean stop, 1 when the cloud doesn't come up."""
-    # A killed `up` leaves sandboxes (adopted by the agent) and a builder (never adopted) behind.
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -144,10 +146,22 @@ async def _run(cloud: Cloud, engines: Engines) -> int:
     supervisor = Supervisor(
         cloud.logs,
         on_end=lambda name, status: typer.echo(
-            f"The {name} ended (status {status}) and is started again. Its last words: {cloud.logs / name}.out", err=True
+            f"The {name} ended (status {status}) and is started again. Its last words: {cloud.logs / name}.out",
+            err=True,
         ),
     )
+    # Before the server starts: it ends every build that it didn't start itself.
+    preparing = asyncio.ensure_future(ensure_base_images(cloud, engines, say=lambda line: typer.echo(line, err=True)))
+    giving_up = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({preparing, giving_up}, return_when=asyncio.FIRST_COMPLETED)
+    giving_up.cancel()
+    if not preparing.done():
+        preparing.cancel()
+        await asyncio.wait({preparing})
+        return 0
+    preparing.result()
     typer.echo(f"Starting the cloud in {cloud.data} ...", err=True)
+    came_up = False
     async with asyncio.TaskGroup() as tasks:
         for child in children:
             tasks.create_task(supervisor.keep_running(child), name=child.name)

@@ -197,7 +197,7 @@ class BuildsController:
             out.write(note)
         options = await options_of(self._kms, deployment)
         arguments: dict[str, str] = options.get("build_args", {})
-        bases = await self._bases(base_names(plan.dockerfile, arguments), out)
+        bases = await self._stand_ins(base_names(plan.dockerfile, arguments))
         resolved = await self._builder.build(
             BuildRequest(
                 id=deployment.id,
@@ -215,15 +215,6 @@ class BuildsController:
             on_log=out.write,
         )
         return resolved, Found(commands=plan.processes, exposed_ports=resolved.config.exposed_ports)
-
-    async def _bases(self, names: tuple[str, ...], out: _BuildLog) -> dict[str, str]:
-        """The stored image for each name that has one standing in; the rest is BuildKit's to fetch."""
-        bases = {}
-        for name, image in (await self._stand_ins(names)).items():
-            resolved = await self._images.resolve(image)
-            out.write(f"{name} is served by this cloud's image {image} ({resolved.digest[:19]}).")
-            bases[name] = resolved.digest
-        return bases
 
 
 def stand_ins(names: tuple[str, ...], mappings: list[ImageMappingRecord]) -> dict[str, str]:

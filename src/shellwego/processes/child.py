@@ -1,0 +1,18 @@
+"""What does every process of a cloud do first?"""
+
+from __future__ import annotations
+
+import os
+
+from shellwego.kit.processes import die_with_parent
+from shellwego.observability.logs import set_up_logging
+from shellwego.processes.cloud import Cloud
+from shellwego.processes.supervisor import SUPERVISOR_VARIABLE
+
+
+def begin(process: str, cloud: Cloud) -> None:
+    """Log to the cloud's own files, and end with the supervisor if there is one."""
+    set_up_logging(process, cloud.logs)
+    supervisor = os.environ.get(SUPERVISOR_VARIABLE)
+    if supervisor is not None:
+        die_with_parent(int(supervisor))

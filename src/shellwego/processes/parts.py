@@ -1,0 +1,96 @@
+"""Which drivers does a one-node cloud use, and with which of its places?
+
+The one table of constructor arguments, used by every process, so that server, agent, teardown and tools mean the same
+store, the same network and the same key.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shellwego.core.releases import RuntimeClass
+from shellwego.drivers.images.builder import BuildKitBuilder
+from shellwego.drivers.images.port import ImageStore
+from shellwego.drivers.images.store import DirectoryImageStore
+from shellwego.drivers.kms.local_key import LocalKey
+from shellwego.drivers.network.bridge import BridgeNetwork
+from shellwego.drivers.network.port import NetworkDriver
+from shellwego.drivers.runtime.gvisor import GVisorRuntime
+from shellwego.drivers.runtime.port import RuntimeDriver
+from shellwego.drivers.runtime.runc import RuncRuntime
+from shellwego.processes.cloud import Cloud
+from shellwego.processes.edge import EdgeOptions
+from shellwego.processes.engines_found import Engines
+
+IMAGE_GRACE_SECONDS = 3600.0
+"""An image that was just built or pulled is in no release yet; it stays at least so long."""
+
+
+def make_kms(cloud: Cloud) -> LocalKey:
+    """The key that secrets at rest are encrypted with. Back it up apart from the data it protects."""
+    return LocalKey.ensure(cloud.secret_key)
+
+
+def make_images(cloud: Cloud) -> ImageStore:
+    return DirectoryImageStore(
+        cloud.images,
+        insecure_registries=frozenset(cloud.identity.insecure_registries),
+        extra_ca=_extra_ca(cloud),
+        grace_seconds=IMAGE_GRACE_SECONDS,
+    )
+
+
+def make_builder(cloud: Cloud, engines: Engines, images: ImageStore) -> BuildKitBuilder:
+    return BuildKitBuilder(
+        directory=cloud.builder,
+        runtime_directory=cloud.run,
+        prefix=cloud.short,
+        store=images,
+        buildkitd=engines.buildkitd,
+        buildctl=engines.buildctl,
+        runsc=engines.runsc,
+        runc=engines.runc,
+        extra_ca=_extra_ca(cloud),
+    )
+
+
+def make_network(cloud: Cloud, engines: Engines) -> NetworkDriver:
+    return BridgeNetwork(
+        prefix=cloud.prefix, runtime_directory=cloud.run, slirp4netns=engines.slirp4netns, nft=engines.nft
+    )
+
+
+def make_runtimes(cloud: Cloud, engines: Engines) -> dict[str, RuntimeDriver]:
+    """By the names that a release may ask for."""
+    gvisor = GVisorRuntime(
+        runsc=engines.runsc,
+        conmon=engines.conmon,
+        root=cloud.run / "gvisor",
+        state=cloud.agent / "gvisor",
+        prefix=f"shellwego/{cloud.short}",
+    )
+    runc = RuncRuntime(
+        runc=engines.runc,
+        conmon=engines.conmon,
+        root=cloud.run / "runc",
+        state=cloud.agent / "runc",
+        prefix=f"shellwego/{cloud.short}",
+    )
+    return {RuntimeClass.GVISOR: gvisor, RuntimeClass.GVISOR_HOST_NETWORK: gvisor, RuntimeClass.RUNC: runc}
+
+
+def edge_options(cloud: Cloud, engines: Engines) -> EdgeOptions:
+    return EdgeOptions(
+        data_dir=cloud.data,
+        run_dir=cloud.run,
+        domain=cloud.identity.domain,
+        address=cloud.identity.bind,
+        http_port=cloud.identity.http_port,
+        https_port=cloud.identity.https_port,
+        namespace=cloud.namespace,
+        haproxy=engines.haproxy,
+    )
+
+
+def _extra_ca(cloud: Cloud) -> Path | None:
+    return cloud.extra_ca if cloud.extra_ca.exists() and cloud.extra_ca.stat().st_size else None

@@ -1,0 +1,208 @@
+"""What does the server process consist of?
+
+The API, the door for agents and edges, and the controllers, each a loop with a name under one owner. All that it knows
+is in the database: killed at any instruction, it starts again and goes on. Apps don't notice.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import secrets
+import signal
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from pathlib import Path
+
+import msgspec
+import structlog
+import uvloop
+
+from shellwego import __version__
+from shellwego.control.api import create_api
+from shellwego.control.api.parts import ApiParts, ApiSettings
+from shellwego.control.api.serving import serve
+from shellwego.control.controllers.assignments import AssignmentsController
+from shellwego.control.controllers.builds import BuildPlaces, BuildsController
+from shellwego.control.controllers.deployments import DeploymentsController
+from shellwego.control.controllers.outbox import OutboxRelay
+from shellwego.control.controllers.retention import EVERY_SECONDS as RETENTION_SECONDS
+from shellwego.control.controllers.retention import Retention
+from shellwego.control.controllers.routes import RoutesController
+from shellwego.control.links.agents import AgentLinks
+from shellwego.control.links.edges import EdgeLinks
+from shellwego.control.links.listener import ControlListener
+from shellwego.control.links.streams import Streams
+from shellwego.control.services.cloud import FirstSecrets, ensure_cloud
+from shellwego.control.services.passwords import Passwords
+from shellwego.control.services.sealing import config_of
+from shellwego.control.services.signing import SigningKey
+from shellwego.control.store import Store, migrate
+from shellwego.control.store.records import EventRecord, ImageMappingRecord
+from shellwego.core.errors import Unavailable
+from shellwego.core.ids import CloudId
+from shellwego.drivers.bus.memory import MemoryBus
+from shellwego.drivers.images.source import unpack_source
+from shellwego.kit.backoff import backoff_seconds
+from shellwego.kit.files import replace_file
+from shellwego.kit.supervise import forever
+from shellwego.processes.child import begin
+from shellwego.processes.cloud import Cloud, load_cloud
+from shellwego.processes.engines_found import find_engines
+from shellwego.processes.parts import make_builder, make_images, make_kms
+
+log = structlog.get_logger()
+
+ROUND_SECONDS = 2.0
+"""A controller looks again at the latest after this; events wake it at once."""
+
+
+async def run_server(cloud: Cloud) -> None:
+    """Serve until cancelled. Waits for a database that is away; raises what can't be mended by waiting."""
+    kms = make_kms(cloud)
+    passwords = Passwords()
+    store = Store(cloud.database_url)
+    await _patiently("database", lambda: migrate(cloud.database_url))
+    await _patiently("cloud", lambda: _begin_cloud(cloud, store, passwords))
+    async with store.writing() as work:
+        epoch = await work.cloud.next_epoch()
+
+    wakes = {name: asyncio.Event() for name in ("deployments", "assignments", "routes", "builds", "outbox")}
+    bus = MemoryBus()
+    streams = Streams(new_stream_id=lambda: secrets.token_urlsafe(18))
+    agents = AgentLinks(store, streams, cloud=cloud.identity.cloud, on_connect=lambda node: assignments.forget(node))
+    edges = EdgeLinks(store)
+    assignments = AssignmentsController(
+        store,
+        agents,
+        wakes["assignments"],
+        open_config=lambda release: config_of(kms, release),
+        extra_ca=cloud.extra_ca.read_text() if cloud.extra_ca.exists() else "",
+    )
+    deployments = DeploymentsController(store, wakes["deployments"])
+    routes = RoutesController(store, edges, domain=cloud.identity.domain, epoch=epoch)
+
+    def wake_all(events: Collection[EventRecord]) -> None:
+        deployments.notice(events)
+        for wake in wakes.values():
+            wake.set()
+
+    store.on_commit(wake_all)
+    settings = ApiSettings(
+        domain=cloud.identity.domain,
+        directory=cloud.server,
+        version=__version__,
+        http_port=cloud.identity.http_port,
+        https_port=cloud.identity.https_port,
+    )
+
+    async def edge_check() -> str:
+        if not edges.in_force:
+            raise Unavailable("edge", "no edge is connected.")
+        return f"{len(edges.in_force)} connected"
+
+    parts = ApiParts(
+        store=store,
+        kms=kms,
+        bus=bus,
+        agents=agents,
+        signing=SigningKey.ensure(cloud.server / "signing.pem", issuer=cloud.identity.cloud),
+        settings=settings,
+        passwords=passwords,
+        checks={"edge": edge_check},
+    )
+    images = make_images(cloud)
+    builder = make_builder(cloud, find_engines(), images)
+    listener = ControlListener(cloud.control_socket, on_agent=agents.serve, on_edge=edges.serve, streams=streams)
+    relay = OutboxRelay(store, bus)
+    retention = Retention(store, sources=settings.sources, builds=settings.builds)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            builds = BuildsController(
+                store,
+                kms,
+                images=images,
+                builder=builder,
+                unpack=unpack_source,
+                places=BuildPlaces(settings.sources, cloud.server / "work", settings.builds),
+                tasks=tasks,
+            )
+            loops: tuple[tuple[str, Callable[[], Awaitable[None]], float, asyncio.Event | None], ...] = (
+                ("deployments", deployments.once, ROUND_SECONDS, wakes["deployments"]),
+                ("assignments", assignments.once, ROUND_SECONDS, wakes["assignments"]),
+                ("routes", routes.once, ROUND_SECONDS, wakes["routes"]),
+                ("builds", builds.once, ROUND_SECONDS, wakes["builds"]),
+                ("outbox", relay.once, ROUND_SECONDS, wakes["outbox"]),
+                ("retention", retention.once, RETENTION_SECONDS, None),
+            )
+            for name, once, every_seconds, wake in loops:
+                tasks.create_task(
+                    forever(name, once, every_seconds=every_seconds, wake=wake, limit_seconds=5.0), name=name
+                )
+            tasks.create_task(listener.serve(), name="control socket")
+            host, port = cloud.identity.bind, cloud.identity.api_port
+            tasks.create_task(serve(create_api(parts), host=host, port=port, uds=cloud.api_socket), name="api")
+            log.info("server.started", version=__version__, cloud=cloud.identity.cloud)
+    finally:
+        parts.stopping.set()
+        await builder.close()
+        await store.close()
+
+
+async def _begin_cloud(cloud: Cloud, store: Store, passwords: Passwords) -> None:
+    """The first start: an operator, their secrets, and the images that stand in for a hub's."""
+
+    def keep(first: FirstSecrets) -> None:
+        replace_file(cloud.admin_password, f"{first.email}\n{first.password}\n".encode())
+        replace_file(cloud.admin_token, f"{first.token}\n".encode())
+
+    identity = cloud.identity
+    await ensure_cloud(
+        store,
+        id=CloudId(identity.cloud),
+        domain=identity.domain,
+        passwords=passwords,
+        random_bytes=secrets.token_bytes,
+        keep=keep,
+    )
+    if cloud.first_mappings.exists():
+        mappings = msgspec.json.decode(cloud.first_mappings.read_bytes(), type=dict[str, str])
+        async with store.writing() as work:
+            for pattern, image in mappings.items():
+                await work.image_mappings.put(ImageMappingRecord(pattern, image, work.now))
+        cloud.first_mappings.unlink()
+
+
+async def _patiently(what: str, act: Callable[[], Awaitable[object]]) -> None:
+    """Do it, again and again while the database is away: a server that starts before its database must not give up."""
+    attempt = 0
+    while True:
+        try:
+            await act()
+            return
+        except Unavailable as error:
+            attempt += 1
+            wait = backoff_seconds(attempt, limit=10)
+            log.warning("server.waits", part=what, why=str(error), next_try_seconds=wait)
+            await asyncio.sleep(wait)
+
+
+async def _until_signalled(cloud: Cloud) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await run_server(cloud)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="shellwego server", description="Run a cloud's API and controllers.")
+    parser.add_argument("--data-dir", type=Path, required=True, help="the cloud's directory")
+    cloud = load_cloud(parser.parse_args(arguments).data_dir)
+    begin("server", cloud)
+    uvloop.run(_until_signalled(cloud))
+
+
+if __name__ == "__main__":
+    main()
