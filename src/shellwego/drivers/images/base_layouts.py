@@ -36,6 +36,9 @@ def write_base(tar: Path, layout: Path, *, created: int, labels: Mapping[str, st
     blobs = layout / "blobs" / "sha256"
     blobs.mkdir(parents=True)
     packages = installed_packages(_read_status(tar) or "")
+    labels = {f"org.shellwego.{key}": value for key, value in labels.items()}
+    if packages:
+        labels[PACKAGES_LABEL] = packages
     diff = hashlib.sha256()
     whole = hashlib.sha256()
     blob = layout / "layer"
@@ -55,7 +58,7 @@ def write_base(tar: Path, layout: Path, *, created: int, labels: Mapping[str, st
         "config": {
             "Env": [f"PATH={_PATH}"],
             "Cmd": ["/bin/sh"],
-            "Labels": {**{f"org.shellwego.{key}": value for key, value in labels.items()}, PACKAGES_LABEL: packages},
+            "Labels": labels,
         },
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{diff.hexdigest()}"]},
         "history": [{"created": moment, "created_by": "mmdebstrap"}],

@@ -23,16 +23,21 @@ _IO_WEIGHT = 100
 
 @dataclass(frozen=True, slots=True)
 class Hierarchies:
-    """Where each controller is mounted. `unified` is set when version 2 has the memory controller."""
+    """
+    Where each controller is mounted. `unified` is set when version 2 has the memory controller; `every` has all
+    hierarchies, also those that hold none of ours.
+    """
 
     unified: Path | None
     by_controller: dict[str, Path]
+    every: tuple[Path, ...] = ()
 
 
 def read_hierarchies(mountinfo: str) -> Hierarchies:
     """What proc_pid_mountinfo(5) says about control groups. Pure, but for looking at which controllers v2 holds."""
     by_controller: dict[str, Path] = {}
     unified: Path | None = None
+    every: set[Path] = set()
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
         fields, kind = before.split(), after.split()
@@ -40,10 +45,12 @@ def read_hierarchies(mountinfo: str) -> Hierarchies:
             continue
         if kind[0] == "cgroup2":
             unified = Path(fields[4])
+            every.add(unified)
         elif kind[0] == "cgroup":
+            every.add(Path(fields[4]))
             for name in kind[2].split(","):
                 by_controller.setdefault(name, Path(fields[4]))
-    return Hierarchies(None if "memory" in by_controller else unified, by_controller)
+    return Hierarchies(None if "memory" in by_controller else unified, by_controller, tuple(sorted(every)))
 
 
 def limit_files(
@@ -85,7 +92,7 @@ class BuildGroup:
         else:
             self._roots = {name: found.by_controller[name] for name in CONTROLLERS if name in found.by_controller}
         # runc makes a group in every hierarchy there is, so clearing up looks at all of them.
-        self._every_root = {found.unified} if found.unified else {*found.by_controller.values()}
+        self._every_root = found.every
 
     def create(self, *, memory_mib: int, cpu_millis: int, pids: int = 4096) -> None:
         """The group exists with these limits; safe to repeat, which changes them. Raises OSError."""

@@ -90,6 +90,7 @@ def filter_rules(host: Iterable[str], reachable: Collection[str] = ()) -> str:
         '    oifname "lo" accept',
         f"    ip daddr {RESOLVER} meta l4proto {{ tcp, udp }} th dport 53 accept",
         *exceptions,
+        "    ip daddr @denied meta l4proto tcp reject with tcp reset",  # At once; a program waits out an ICMP answer.
         "    ip daddr @denied reject with icmp admin-prohibited",
         "    meta nfproto ipv6 reject",
         "  }",

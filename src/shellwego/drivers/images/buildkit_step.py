@@ -10,16 +10,19 @@ nothing that a build says reaches that decision. Standard library only: it runs 
 runsc is asked to keep no cgroup of its own (`--ignore-cgroups`): it stays in that of the daemon, which has the limits.
 """
 
+import ctypes
 import json
 import os
+import signal
+import stat
 import sys
 from typing import Any
 
 Json = dict[str, Any]
 
 CERTIFICATES = "/dev/shellwego-certificates.pem"
-"""Where a step finds the operator's certificates. Below /dev, a tmpfs of the sandbox: the mount point leaves no trace
-in the image, as one anywhere else would."""
+"""Where a step finds the operator's certificates. Below /dev, a tmpfs of the sandbox: under runc the mount point
+leaves no trace in the image; runsc makes an empty file of that name in the image all the same, see `remove_stub`."""
 
 CERTIFICATE_VARIABLES = (
     "SSL_CERT_FILE",
@@ -95,25 +98,64 @@ def command_for(settings: Json, options: list[str], verb: str, arguments: list[s
 
 
 def main() -> None:
-    """Prepare the step and become its runtime."""
+    """Prepare the step, run it and leave no trace of the preparation."""
     here = os.path.dirname(os.path.abspath(sys.argv[0]))
     with open(os.path.join(here, "step.json"), encoding="utf-8") as file:
         settings = json.load(file)
     options, verb, arguments = split_command(sys.argv[1:])
     if verb == "delete" and settings["runtime"] != "runc":
         return  # `runsc run` without --keep has removed the sandbox already.
-    if verb == "run":
-        bundle = arguments[arguments.index("--bundle") + 1]
-        path = os.path.join(bundle, "config.json")
-        with open(path, encoding="utf-8") as file:
-            spec = json.load(file)
-        with open(path, "w", encoding="utf-8") as file:
-            json.dump(with_rules(spec, settings, arguments[-1]), file)
-        # When memory runs out the kernel shall end the step, not the daemon that has to say so.
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write("600")
     command = command_for(settings, options, verb, arguments)
-    os.execv(command[0], command)
+    if verb != "run":
+        os.execv(command[0], command)
+    bundle = arguments[arguments.index("--bundle") + 1]
+    path = os.path.join(bundle, "config.json")
+    with open(path, encoding="utf-8") as file:
+        spec = json.load(file)
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(with_rules(spec, settings, arguments[-1]), file)
+    # When memory runs out the kernel shall end the step, not the daemon that has to say so.
+    with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write("600")
+    us = os.getpid()
+    child = os.fork()
+    if child == 0:
+        die_with(us)
+        os.execv(command[0], command)
+    _, status = os.waitpid(child, 0)
+    remove_stub(os.path.join(bundle, "rootfs"))
+    code = os.waitstatus_to_exitcode(status)
+    sys.exit(128 - code if code < 0 else code)
+
+
+def die_with(parent: int) -> None:
+    """A killed step must not live on in a runtime whose parent is gone (prctl(2), PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(137)
+
+
+def remove_stub(rootfs: str) -> None:
+    """
+    Take away the empty file that runsc made in the image as a mount point for the certificates. The root file system
+    is a stranger's: its `dev` may be a link to anywhere, so nothing is followed.
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    folder, name = CERTIFICATES.lstrip("/").split("/")
+    try:
+        top = os.open(rootfs, flags)
+        try:
+            at = os.open(folder, flags, dir_fd=top)
+        finally:
+            os.close(top)
+        try:
+            found = os.stat(name, dir_fd=at, follow_symlinks=False)
+            if stat.S_ISREG(found.st_mode) and found.st_size == 0:
+                os.unlink(name, dir_fd=at)
+        finally:
+            os.close(at)
+    except OSError:
+        pass
 
 
 if __name__ == "__main__":
