@@ -32,7 +32,8 @@ class PackedLayer:
 
     blob: str
     digest: str
-    diff_id: str
+    diff_id: str | None
+    """None for an archive that no image config vouches for: an uploaded source."""
     compression: Compression
 
 
@@ -66,7 +67,7 @@ def unpack_here(layers: Sequence[PackedLayer], root: int, limits: ImageLimits, b
                 raise
             if blob_digest != layer.digest:
                 raise Damaged(layer.digest)
-            if tar_digest != layer.diff_id:
+            if layer.diff_id is not None and tar_digest != layer.diff_id:
                 raise Refused(f"layer {layer.digest} unpacks to {tar_digest}; its config says {layer.diff_id}.")
 
 
