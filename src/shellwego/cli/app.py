@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,8 @@ from shellwego.cli.exits import MEANINGS
 from shellwego.cli.here import CaOption, OutputOption, Settings, TokenOption, UrlOption
 from shellwego.cli.lazy import Lazy, LazyGroup
 
+COMPLETE_VARIABLE = "_SHELLWEGO_COMPLETE"
+"""Set by a shell that asks how a command line may go on."""
 APPS, LOOK, ACCOUNT, CLOUD, OTHER = "Apps", "Look inside", "Account", "The cloud", "Other"
 
 USER_COMMANDS: dict[str, Lazy] = {
@@ -50,7 +53,7 @@ Examples:
 EPILOG = "\b\nExit status:\n" + "\n".join(f"  {code.value:<4} {meaning}" for code, meaning in MEANINGS.items())
 
 
-def build(more: Mapping[str, Lazy] | None = None, *, images: Mapping[str, Lazy] | None = None) -> Any:
+def build(more: Mapping[str, Lazy] | None = None, *, images: Mapping[str, Lazy] | None = None) -> typer.Typer:
     """
     The whole command line. `more` are commands that only the cloud's own machine has; `images` are such commands of
     the group `images`.
@@ -76,7 +79,7 @@ def build(more: Mapping[str, Lazy] | None = None, *, images: Mapping[str, Lazy] 
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     app.callback()(_root)
-    return get_command(app)
+    return app
 
 
 def _root(
@@ -98,4 +101,8 @@ def _version(asked: bool) -> None:
 
 
 def main(more: Mapping[str, Lazy] | None = None, *, images: Mapping[str, Lazy] | None = None) -> None:
-    build(more, images=images)(args=sys.argv[1:], prog_name="shellwego")
+    if COMPLETE_VARIABLE in os.environ:
+        from typer.completion import completion_init  # type: ignore[attr-defined]
+
+        completion_init()
+    get_command(build(more, images=images))(args=sys.argv[1:], prog_name="shellwego")

@@ -45,16 +45,16 @@ async def login(
     remembered = StoredLogin(url, ca=str(ca) if ca else None)
     token = sys.stdin.readline().strip() if token_stdin else here.settings.token
     if token:
-        async with connect(url, TokenCredential(token), ca=ca) as cloud:
+        async with connect(url, TokenCredential(token), ca=ca, http=here.http) as cloud:
             me = await cloud.auth.me()
         remembered = StoredLogin(url, me.email, token=token, ca=remembered.ca)
     else:
         email = email or _ask(here, "Email", "email")
         password = sys.stdin.readline().rstrip("\n") if password_stdin else _ask_password(here)
-        async with connect(url, ca=ca) as cloud:
+        async with connect(url, ca=ca, http=here.http) as cloud:
             session = await cloud.auth.login(email, password)
         remembered = from_session(StoredLogin(url, email, ca=remembered.ca), session, utc_now)
-        async with connect(url, TokenCredential(session.access_token), ca=ca) as cloud:
+        async with connect(url, TokenCredential(session.access_token), ca=ca, http=here.http) as cloud:
             me = await cloud.auth.me()
     async with store.locked():
         store.save(remembered, make_current=True)
@@ -114,7 +114,7 @@ async def logout(here: Here) -> None:
         if login.is_session:
             try:
                 ca = Path(login.ca) if login.ca else None
-                async with connect(login.url, ca=ca, patience_seconds=0) as cloud:
+                async with connect(login.url, ca=ca, patience_seconds=0, http=here.http) as cloud:
                     await cloud.auth.logout(login.refresh_token)
             except (CannotReach, Refused) as error:
                 here.output.say(f"The cloud wasn't told ({error}); its side of the session ends by itself.", "yellow")

@@ -30,6 +30,7 @@ MEANINGS = {
 _BY_CODE = {
     "invalid_field": Exit.USAGE,
     "invalid_request": Exit.USAGE,
+    "bad_request": Exit.USAGE,
     "too_large": Exit.USAGE,
     "not_found": Exit.NOT_FOUND,
     "unauthenticated": Exit.NOT_ALLOWED,

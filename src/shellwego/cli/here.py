@@ -26,6 +26,8 @@ from shellwego.cli.exits import Exit, exit_of
 from shellwego.core.errors import ShellWeGoError
 
 if TYPE_CHECKING:
+    import httpx
+
     from shellwego.cli.output import Output
     from shellwego.client import Cloud
     from shellwego.client.credentials import Credential
@@ -83,6 +85,9 @@ class Here:
     local_hint: Callable[[], str] = staticmethod(lambda: "")
     """Says how to reach a cloud that lives on this very machine; set by who knows such things."""
 
+    http: httpx.AsyncBaseTransport | None = None
+    """Takes the place of the network in tests, which run a command and a cloud in one process."""
+
     def __init__(self, settings: Settings, output: Output) -> None:
         self.settings = settings
         self.output = output
@@ -94,7 +99,7 @@ class Here:
         from shellwego.client import connect
 
         url, credential, ca = self.where()
-        async with connect(url, credential, ca=ca, on_wait=self._tell_waiting) as cloud:
+        async with connect(url, credential, ca=ca, on_wait=self._tell_waiting, http=self.http) as cloud:
             yield cloud
 
     def where(self) -> tuple[str, Credential, Path | None]:

@@ -7,6 +7,7 @@ import datetime as dt
 import json
 from pathlib import Path
 
+import httpx
 import pytest
 from tests.unit.client.fake_cloud import URL, FakeCloud
 
@@ -112,7 +113,5 @@ async def test_fields_of_a_newer_version_are_no_error(tmp_path: Path) -> None:
     assert found.token == "x"
 
 
-def _bad_gateway(request: object) -> object:
-    import httpx
-
+def _bad_gateway(request: httpx.Request) -> httpx.Response:
     return httpx.Response(502)

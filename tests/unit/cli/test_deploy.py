@@ -1,0 +1,182 @@
+"""`deploy`: from a folder or an image to a URL, or to the reason why not."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import httpx
+import pytest
+from tests.unit.cli.command_line import CommandLine
+
+from shellwego.cli.deploy_flags import FLAG_OF_KEY, Flags, flags_of
+from shellwego.core.appfile_keys import FILE, leaf_paths
+from shellwego.core.deployments import DeploymentState
+from shellwego.core.errors import InvalidField
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    site = tmp_path / "hello"
+    site.mkdir()
+    (site / "index.html").write_text("<h1>hello</h1>")
+    return site
+
+
+def test_a_folder_becomes_a_url(shellwego: CommandLine, folder: Path) -> None:
+    ran = shellwego("deploy", str(folder), "--wait")
+    assert (ran.code, ran.out) == (0, "http://hello.cloud.test\n")
+    assert "Created the app hello." in ran.err
+    assert "Sending 1 file, 14 B" in ran.err
+    assert "  step 1\u2028of 1" in ran.err
+    assert "1 of 1 instances healthy" in ran.err
+    assert "is live in 4 s." in ran.err
+    [body] = shellwego.cloud.bodies
+    [packed] = shellwego.cloud.sources.values()
+    assert body.source in shellwego.cloud.sources
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        assert archive.getnames() == ["index.html"]
+
+
+def test_an_image_becomes_a_url(shellwego: CommandLine) -> None:
+    ran = shellwego("deploy", "--image", "nginx:1", "--name", "web", "--port", "80", "--wait")
+    assert (ran.code, ran.out) == (0, "http://web.cloud.test\n")
+    assert (shellwego.cloud.bodies[0].image, shellwego.cloud.bodies[0].port) == ("nginx:1", 80)
+
+
+def test_a_failed_deployment_fails_and_says_why(shellwego: CommandLine, folder: Path) -> None:
+    shellwego.cloud.add_app("hello", release="v3")
+    shellwego.cloud.outcome = DeploymentState.FAILED
+    ran = shellwego("deploy", str(folder), "--wait")
+    assert (ran.code, ran.out) == (1, "")
+    assert "The deployment of hello failed: exited with status 3" in ran.err
+    assert "Last lines of its log:\n    Traceback\n    KeyError: 'X'\n" in ran.err  # without the escape sequence
+    assert "v3 goes on serving." in ran.err
+    assert "shellwego logs hello" in ran.err
+
+
+def test_in_a_script_it_returns_at_once_unless_told_to_wait(shellwego: CommandLine, folder: Path) -> None:
+    ran = shellwego("deploy", str(folder), "-o", "json")
+    assert ran.code == 0
+    assert json.loads(ran.out)["state"] == "queued"
+    assert "shellwego deployments follow hello" in ran.err
+
+
+def test_json_is_one_document_on_stdout_and_talk_stays_on_stderr(shellwego: CommandLine, folder: Path) -> None:
+    ran = shellwego("deploy", str(folder), "--wait", "-o", "json")
+    assert json.loads(ran.out)["state"] == "succeeded"
+    shellwego.cloud.outcome = DeploymentState.FAILED
+    ran = shellwego("deploy", str(folder), "--wait", "-o", "json")
+    assert ran.code == 1
+    assert json.loads(ran.out)["reason"] == "exited with status 3"
+
+
+def test_a_lost_answer_does_not_deploy_twice(shellwego: CommandLine, folder: Path) -> None:
+    shellwego.cloud.lost_answers = 3  # of the app, the source and the deployment
+    ran = shellwego("deploy", str(folder), "--wait")
+    assert ran.code == 0
+    assert (len(shellwego.cloud.bodies), len(shellwego.cloud.sources)) == (1, 1)
+
+
+def test_the_file_decides_and_flags_win(shellwego: CommandLine, folder: Path) -> None:
+    (folder / "shellwego.toml").write_text(
+        'name = "shop"\nport = 3000\n[health]\npath = "/up"\n[env]\nA = "file"\nB = "file"\n[scale]\nweb = 2\n'
+    )
+    flags = ["--port", "4000", "-e", "A=flag", "--health-retries", "7", "--scale", "3", "--memory", "1g"]
+    assert shellwego("deploy", str(folder), "--wait", *flags).out == "http://shop.cloud.test\n"
+    body = shellwego.cloud.bodies[0].model_dump(mode="json", exclude_unset=True)
+    assert body.pop("source")
+    assert body == {
+        "port": 4000,
+        "health": {"kind": "http", "path": "/up", "retries": 7},
+        "config": {"A": "flag", "B": "file"},
+        "replicas": {"web": 3},
+        "resources": {"memory_mib": 1024},
+    }
+
+
+def test_a_slip_in_the_file_stops_it_before_anything_is_sent(shellwego: CommandLine, folder: Path) -> None:
+    (folder / "shellwego.toml").write_text("\n[health]\npth = '/'\nretries = 0\n")
+    ran = shellwego("deploy", str(folder), "--wait")
+    assert ran.code == 2
+    assert "shellwego.toml, line 3: health.pth: is not a key of [health]. Did you mean 'path'?" in ran.err
+    assert "shellwego.toml, line 4: health.retries" in ran.err
+    assert shellwego.cloud.requests == []
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "say what: a folder"),
+        (["x", "--image", "y"], "one of them"),
+        (["--image", "y"], "Add --name NAME"),
+        (["/nowhere/at-all"], "doesn't exist"),
+        (["--image", "y", "-n", "Bad_Name"], "not an app name"),
+        (["--image", "y", "-n", "a", "--memory", "lots"], "--memory: 'lots' is not a size"),
+        (["--image", "y", "-n", "a", "--env", "PORT=1"], "PORT: is set by ShellWeGo"),
+        (["--image", "y", "-n", "a", "--env", "X"], "'X' is not KEY=VALUE"),
+        (["--image", "y", "-n", "a", "--scale", "many"], "not a number of instances"),
+        (["--image", "y", "-n", "a", "--health-path", "/", "--health-tcp"], "can't stand beside --health-path"),
+        (["--image", "y", "-n", "a", "--health-retries", "0"], "--health-retries: 0 is out of range"),
+        (["--image", "y", "-n", "a", "--registry-user", "u"], "SHELLWEGO_REGISTRY_PASSWORD"),
+    ],
+)
+def test_a_wrong_command_line_says_which_flag_and_sends_nothing(
+    shellwego: CommandLine, words: list[str], says: str
+) -> None:
+    ran = shellwego("deploy", *words)
+    assert ran.code == 2
+    assert says in ran.err
+    assert shellwego.cloud.requests == []
+
+
+def test_a_folder_whose_name_cannot_be_an_apps_asks_for_one(shellwego: CommandLine, tmp_path: Path) -> None:
+    (tmp_path / "My Site").mkdir()
+    (tmp_path / "My Site" / "index.html").write_text("x")
+    ran = shellwego("deploy", str(tmp_path / "My Site"))
+    assert ran.code == 2
+    assert "Add --name NAME." in ran.err
+
+
+def test_the_deployment_goes_on_when_the_watcher_leaves(shellwego: CommandLine, folder: Path) -> None:
+    def interrupt(request: httpx.Request) -> None:
+        if request.url.path.endswith("/events"):
+            raise KeyboardInterrupt
+        shellwego.cloud.faults.append(interrupt)
+
+    shellwego.cloud.faults.append(interrupt)
+    ran = shellwego("deploy", str(folder), "--wait")
+    assert ran.code == 130
+    assert "goes on in the background" in ran.err
+    assert "shellwego deployments follow hello dep_" in ran.err
+    assert "shellwego deployments cancel hello dep_" in ran.err
+
+
+def test_every_key_of_the_file_is_a_flag() -> None:
+    own = {path for path in leaf_paths(FILE) if path.startswith("processes.*.") and path != "processes.*.command"}
+    assert set(FLAG_OF_KEY) == set(leaf_paths(FILE)) - own
+
+
+def test_every_flag_that_a_key_names_is_there(shellwego: CommandLine) -> None:
+    shown = shellwego("deploy", "--help").out
+    for flag in FLAG_OF_KEY.values():
+        assert flag in shown
+
+
+def test_build_flags_reach_the_request() -> None:
+    wish = flags_of(Flags(dockerfile="D", target="t", build_arg=["A=1"], build_secret=["S"], no_cache=True)).build
+    assert wish is not None
+    assert (wish.dockerfile, wish.target, wish.args, wish.secrets, wish.no_cache) == (
+        "D",
+        "t",
+        {"A": "1"},
+        ("S",),
+        True,
+    )
+
+
+def test_a_process_without_a_command_is_refused() -> None:
+    with pytest.raises(InvalidField, match="worker has no command"):
+        flags_of(Flags(process=["worker="]))
