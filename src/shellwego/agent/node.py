@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import structlog
 
@@ -33,11 +34,15 @@ from shellwego.drivers.kms.port import Kms
 from shellwego.drivers.network.port import NetworkDriver
 from shellwego.drivers.runtime.port import RuntimeDriver
 from shellwego.kit.clock import Clock, utc_now
+from shellwego.kit.faults import fault_point, reach
 from shellwego.kit.supervise import StoppedUnexpectedly, forever
 from shellwego.protocol.channel import Channel, ChannelClosed
 from shellwego.protocol.messages import AgentHello, Assignment, ExecRequest, Heartbeat, LogsRequest, StreamEnd, Welcome
 
 log = structlog.get_logger()
+
+ALL_ENDED = fault_point("down.runtimes.ended")
+ALL_CLEARED = fault_point("down.runtimes.cleared")
 
 RECONCILE_SECONDS = 2.0
 NETWORK_SECONDS = 10.0
@@ -58,6 +63,13 @@ class AgentSettings:
     labels: Mapping[str, str] | None = None
     missing_engines: tuple[str, ...] = ()
     """What an operator must know of engines that could not be found, in words."""
+
+
+@runtime_checkable
+class Clearable(Protocol):
+    """A runtime that holds something on the node besides its sandboxes, and can let go of it."""
+
+    async def remove_all(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,18 +273,24 @@ async def stop_everything(
     try:
         graces = {spec.id: spec.grace_seconds for spec in (*state.goal.run, *state.goal.retained)}
         ended: set[InstanceId] = set()
+        runtimes = list({id(driver): driver for driver in drivers.runtimes.values()}.values())
         async with asyncio.TaskGroup() as group:
-            for driver in {id(driver): driver for driver in drivers.runtimes.values()}.values():
+            for driver in runtimes:
                 for sandbox in await driver.observe():
                     grace = min(longest_grace_seconds, graces.get(sandbox.id, 10.0))
                     group.create_task(driver.ensure_absent(sandbox.id, grace_seconds=grace), name=f"stop-{sandbox.id}")
                     ended.add(sandbox.id)
+        await reach(ALL_ENDED)
+        for driver in runtimes:
+            if isinstance(driver, Clearable):
+                await driver.remove_all()
         for record in list(state.records.values()):
             if record.run is not None:
                 # So that the next start isn't taken for the end of a run that nobody saw.
                 state.remember(replace(record, run=None, healthy_since=None, unhealthy=""))
                 with contextlib.suppress(OSError):
                     await state.keep(record.id)
+        await reach(ALL_CLEARED)
         await drivers.network.ensure_node_absent()
         return len(ended)
     finally:

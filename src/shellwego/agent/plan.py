@@ -149,9 +149,9 @@ def plan_node(
     wakes: list[float] = []
 
     for id, grace_seconds in removals.items():
-        if id in records or id in seen:
+        if id in records or id in seen or id in busy:
             actions.append(Remove(id, grace_seconds))
-        elif id not in busy and not blind:  # What can't be seen may still be there.
+        elif not blind:  # What can't be seen may still be there.
             gone.append(id)
 
     for id, spec in wanted.items():

@@ -97,7 +97,9 @@ def _state(record: Record | None, activity: Activity | None, check_detail: str) 
                 return state.STARTING, activity.detail
     if record.failures:
         pause = pause_seconds(record.failures)
-        words = f"{last}; next start after a pause of {pause:g} s ({record.failures} failures in a row)"
+        words = f"{last}; next start after a pause of {pause:g} s"
+        if record.failures > 1:
+            words += f" ({record.failures} failures in a row)"
         return (state.CRASH_LOOP if looping else state.BACKOFF), words
     if record.exit is not None or record.restarts:
         return state.STARTING, last

@@ -2,8 +2,8 @@
 
 DIR holds the node's id, the last goal (encrypted: it carries apps' secrets), one small record per instance, and which
 addresses rest. Every file carries a check of its own content, so that a flipped bit is found and not obeyed; every
-write is `replace_file`, in one thread, in order. Memory is always ahead of the disk, never behind it: callers await the
-write where a step must not be taken before it is durable.
+write is `replace_file`, in one thread, in order. Callers await the write where a step must not be taken, or told of,
+before it is durable.
 """
 
 from __future__ import annotations
@@ -103,8 +103,12 @@ class AgentState:
         """Write down what is known of the instance now. Raises OSError; what is known stays known."""
         record = self.records.get(id)
         if record is not None:
-            await self._write(self._record_path(id), _sealed(record))
-            await reach(RECORD_WRITTEN)
+            await self.keep_ahead(record)
+
+    async def keep_ahead(self, record: Record) -> None:
+        """Write down what shall be known only once it is durable. Raises OSError."""
+        await self._write(self._record_path(record.id), _sealed(record))
+        await reach(RECORD_WRITTEN)
 
     async def forget_record(self, id: InstanceId, now: float) -> None:
         """The instance is gone for good: its address rests from now on, then its record goes. Safe to repeat."""

@@ -252,7 +252,7 @@ class Instances:
         self._on_change()
 
     async def _carry_out(self, work: _Work) -> None:
-        id = work.action.id
+        id, finished = work.action.id, False
         try:
             match work.action:
                 case Start() as action:
@@ -262,6 +262,7 @@ class Instances:
                 case Remove() as action:
                     await self._remove(action)
             self._trouble.pop(id, None)
+            finished = True
         except Exception as error:  # One instance's trouble must not end the agent; it is reported and tried again.
             attempts = self._trouble[id].attempts + 1 if id in self._trouble else 1
             wait = backoff_seconds(attempts, limit=30, jitter=random.random)
@@ -274,9 +275,11 @@ class Instances:
                 error=repr(error),
                 exc_info=not expected,
             )
+            finished = True
         finally:
             del self._work[id]
-            self._sync_health()
+            if finished:  # A cancelled one may mean the agent's end, when no check can be begun any more.
+                self._sync_health()
             self.wake.set()
             self._on_change()
 
@@ -434,22 +437,30 @@ class Instances:
             )
 
     def _on_verdict(self, target: Target, healthy: bool, problem: str) -> None:
-        record = self._state.records.get(target.id)
-        if record is None or record.run != target.run:
-            return
-        if healthy:
-            record = replace(record, healthy_since=self._clock().timestamp(), unhealthy="")
-        else:
-            record = replace(record, unhealthy=printable(problem, 300) or "no answer")
-        self._state.remember(record)
         log.info("instance.healthy" if healthy else "instance.unhealthy", instance=target.id, problem=problem)
-        self._tasks.create_task(self._keep_verdict(record), name=f"verdict-{target.id}")
+        self._tasks.create_task(self._believe(target, healthy, problem), name=f"verdict-{target.id}")
 
-    async def _keep_verdict(self, record: Record) -> None:
-        # On disk before it is told: an agent that restarts must not take a serving instance out of the traffic.
-        if record.unhealthy:
-            await self._read_last_lines(record.id)
-        await self._keep(record.id)
+    async def _believe(self, target: Target, healthy: bool, problem: str) -> None:
+        def judged(record: Record) -> Record:
+            if healthy:
+                return replace(record, healthy_since=self._clock().timestamp(), unhealthy="")
+            return replace(record, unhealthy=printable(problem, 300) or "no answer")
+
+        if not healthy:
+            await self._read_last_lines(target.id)
+        before = self._state.records.get(target.id)
+        if before is None or before.run != target.run:
+            return
+        # On disk before it is known, and told: an agent that is killed now must not, when it is back, take an instance
+        # out of the traffic that it had put there.
+        try:
+            await self._state.keep_ahead(judged(before))
+        except OSError as error:
+            log.warning("record.not_kept", instance=target.id, error=repr(error))
+        now = self._state.records.get(target.id)
+        if now is None or now.run != target.run:
+            return
+        self._state.remember(judged(now))
         self.wake.set()
         self._on_change()
 

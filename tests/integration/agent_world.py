@@ -1,0 +1,342 @@
+"""A node with its kernel on disk, and a server that only talks.
+
+`DiskRuntime` and `DiskNetwork` keep what a kernel would keep (sandboxes, namespaces) in files, so that it survives the
+agent's death by SIGKILL; every start is a line in `starts`, so that a double start can be seen. `TalkingServer` speaks
+the protocol and decides nothing. `python -m tests.integration.agent_world DIR SOCKET` runs an agent on such a node.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Any
+
+from shellwego.agent.node import Agent, AgentSettings, Drivers
+from shellwego.core.errors import ImageNotFound, NotFound
+from shellwego.core.ids import InstanceId
+from shellwego.core.instances import ExitReason, ExitStatus
+from shellwego.drivers.images.port import Credentials, ImageConfig, PullProgress, Resolved, StoredImage
+from shellwego.drivers.kms.local_key import LocalKey
+from shellwego.drivers.network.pool import InstanceAddresses
+from shellwego.drivers.network.port import Attachment
+from shellwego.drivers.runtime.port import ExecSession, Observed, Workload
+from shellwego.protocol.channel import Channel, ChannelClosed
+from shellwego.protocol.messages import (
+    AgentHello,
+    Assignment,
+    ExecRequest,
+    Heartbeat,
+    InstanceReport,
+    LogsRequest,
+    OpenStream,
+    Report,
+    StreamHello,
+    Welcome,
+)
+
+
+class DiskRuntime:
+    """A RuntimeDriver whose sandboxes are files."""
+
+    name = "disk"
+
+    def __init__(self, root: Path) -> None:
+        self._sandboxes = root / "sandboxes"
+        self._sandboxes.mkdir(parents=True, exist_ok=True)
+        self._starts = root / "starts"
+
+    async def ensure_running(self, workload: Workload) -> None:
+        path = self._sandboxes / workload.id
+        if path.exists() and json.loads(path.read_text())["exit"] is None:
+            return
+        with self._starts.open("a") as file:
+            file.write(f"{workload.id} {workload.network_namespace.name}\n")
+        path.write_text(json.dumps({"started_at": time.time(), "exit": None}))
+
+    async def ensure_absent(self, id: InstanceId, *, grace_seconds: float) -> None:
+        (self._sandboxes / id).unlink(missing_ok=True)
+
+    async def observe(self) -> list[Observed]:
+        found = []
+        for path in self._sandboxes.iterdir():
+            sandbox = json.loads(path.read_text())
+            exit = None if sandbox["exit"] is None else ExitStatus(ExitReason.EXITED, sandbox["exit"])
+            found.append(Observed(InstanceId(path.name), exit is None, sandbox["started_at"], exit))
+        return found
+
+    async def exec(
+        self,
+        id: InstanceId,
+        args: tuple[str, ...],
+        *,
+        tty: bool,
+        env: Mapping[str, str],
+        columns: int = 80,
+        rows: int = 24,
+    ) -> ExecSession:
+        raise NotFound("running instance", id)
+
+    async def reopen_log(self, id: InstanceId) -> None:
+        return
+
+    def crash(self, id: InstanceId, status: int) -> None:
+        path = self._sandboxes / id
+        path.write_text(json.dumps({**json.loads(path.read_text()), "exit": status}))
+
+    @property
+    def running(self) -> set[str]:
+        return {path.name for path in self._sandboxes.iterdir() if json.loads(path.read_text())["exit"] is None}
+
+    @property
+    def starts(self) -> list[str]:
+        return [line.split()[0] for line in self._starts.read_text().splitlines()] if self._starts.exists() else []
+
+
+class DiskNetwork:
+    """A NetworkDriver whose namespaces are files; every port of every instance is answered by one listener."""
+
+    def __init__(self, root: Path, answering_port: int) -> None:
+        self._places = root / "namespaces"
+        self._places.mkdir(parents=True, exist_ok=True)
+        self._port = answering_port
+        self._addresses = InstanceAddresses(IPv4Network("100.96.0.0/24"))
+
+    async def ensure_node(self) -> None:
+        return
+
+    async def ensure_node_absent(self) -> None:
+        for path in self._places.iterdir():
+            path.unlink()
+
+    async def ensure_attached(self, id: InstanceId, address: IPv4Address) -> Attachment:
+        for path in self._places.iterdir():
+            assert path.name == id or path.read_text() != str(address), f"{path.name} and {id} share {address}"
+        (self._places / id).write_text(str(address))
+        return Attachment(id, address, Path("/run/netns") / id)
+
+    async def ensure_detached(self, id: InstanceId) -> None:
+        (self._places / id).unlink(missing_ok=True)
+
+    async def observe(self) -> Collection[InstanceId]:
+        return [InstanceId(path.name) for path in self._places.iterdir()]
+
+    async def dial(self, address: IPv4Address, port: int, *, timeout_seconds: float) -> socket.socket:
+        if str(address) not in {path.read_text() for path in self._places.iterdir()}:
+            raise OSError(errno.EHOSTUNREACH, os.strerror(errno.EHOSTUNREACH))
+        connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", self._port))
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    @property
+    def namespace(self) -> Path:
+        return Path("/run/netns/none")
+
+    @property
+    def nameservers(self) -> tuple[IPv4Address, ...]:
+        return (IPv4Address("10.0.2.3"),)
+
+    @property
+    def addresses(self) -> Collection[IPv4Address]:
+        return self._addresses
+
+
+class SomeImages:
+    """An ImageStore that has what it is told. `hold` makes pulls wait; `missing` makes them fail."""
+
+    def __init__(self, rootfs: Path, *, config: ImageConfig | None = None) -> None:
+        rootfs.mkdir(parents=True, exist_ok=True)
+        self._rootfs = rootfs
+        self._config = config or ImageConfig(cmd=("serve",))
+        self.pulls: list[str] = []
+        self.missing: set[str] = set()
+        self.hold: dict[str, asyncio.Event] = {}
+        self.collected: list[set[str]] = []
+
+    async def resolve(self, reference: str, *, credentials: Credentials | None = None) -> Resolved:
+        return Resolved(reference, "sha256:" + "0" * 64, self._config, 0)
+
+    async def ensure(
+        self,
+        reference: str,
+        *,
+        credentials: Credentials | None = None,
+        on_progress: Callable[[PullProgress], None] = lambda _: None,
+    ) -> StoredImage:
+        self.pulls.append(reference)
+        on_progress(PullProgress("sha256:1", 34_000_000, 120_000_000))
+        if reference in self.hold:
+            await self.hold[reference].wait()
+        if reference in self.missing:
+            raise ImageNotFound(reference)
+        return StoredImage("sha256:" + "0" * 64, self._rootfs, self._config)
+
+    async def import_layout(self, layout: Path, *, name: str | None = None) -> Resolved:
+        raise NotImplementedError
+
+    async def export_layout(self, reference: str, directory: Path) -> None:
+        raise NotImplementedError
+
+    async def collect_garbage(self, keep: Collection[str]) -> int:
+        self.collected.append(set(keep))
+        return 0
+
+
+class TalkingServer:
+    """The server's end of the control socket: remembers what it heard, says what the test tells it to say."""
+
+    def __init__(self, path: Path, *, cloud: str = "cld_" + "a" * 20) -> None:
+        self._path, self.cloud = path, cloud
+        self.hellos: list[AgentHello] = []
+        self.reports: list[Report] = []
+        self.heartbeats: list[Heartbeat] = []
+        self.on_connect: list[Assignment] = []
+        self._agent: Channel | None = None
+        self._streams: dict[str, asyncio.Future[Channel]] = {}
+        self._news = asyncio.Condition()
+        self._server: asyncio.Server | None = None
+        self._channels: set[Channel] = set()
+
+    async def start(self) -> None:
+        self._path.unlink(missing_ok=True)
+        self._server = await asyncio.start_unix_server(self._accept, self._path)
+
+    async def stop(self) -> None:
+        """As a killed server: every connection ends, the socket stays behind."""
+        if self._server is not None:
+            self._server.close()
+            for channel in list(self._channels):
+                await channel.close()
+            self._server = None
+
+    async def say(self, *messages: Assignment) -> None:
+        await self.until(lambda: self._agent is not None)
+        assert self._agent is not None
+        for message in messages:
+            await self._agent.send(message)
+
+    async def open(self, request: LogsRequest | ExecRequest) -> Channel:
+        await self.until(lambda: self._agent is not None)
+        assert self._agent is not None
+        name = f"stream-{len(self._streams)}"
+        self._streams[name] = asyncio.get_running_loop().create_future()
+        await self._agent.send(OpenStream(stream=name, request=request))
+        async with asyncio.timeout(10):
+            return await self._streams[name]
+
+    async def until(self, fact: Callable[[], bool], *, seconds: float = 20.0) -> None:
+        """Wait for a fact about what was heard."""
+        try:
+            async with asyncio.timeout(seconds), self._news:
+                await self._news.wait_for(fact)
+        except TimeoutError:
+            raise AssertionError(f"never heard; the last report was {self.reports[-1:]}") from None
+
+    async def until_state(self, id: str, *states: str, seconds: float = 20.0) -> InstanceReport:
+        """The instance's report once it is in one of these states."""
+        await self.until(lambda: self.state(id) in states, seconds=seconds)
+        found = self.instance(id)
+        assert found is not None
+        return found
+
+    async def until_told(self, id: str, words: str) -> InstanceReport:
+        """The instance's report once its reason says so."""
+        await self.until(lambda: (found := self.instance(id)) is not None and words in found.reason)
+        found = self.instance(id)
+        assert found is not None
+        return found
+
+    def instance(self, id: str) -> InstanceReport | None:
+        if not self.reports:
+            return None
+        return next((found for found in self.reports[-1].instances if found.id == id), None)
+
+    def state(self, id: str) -> str | None:
+        found = self.instance(id)
+        return found.state if found else None
+
+    def history(self, id: str) -> list[str]:
+        """The states that were reported of an instance, in order, without repetitions."""
+        states: list[str] = []
+        for report in self.reports:
+            for found in report.instances:
+                if found.id == id and states[-1:] != [found.state]:
+                    states.append(found.state)
+        return states
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        channel = Channel(reader, writer)
+        self._channels.add(channel)
+        try:
+            hello = await channel.receive()
+            if isinstance(hello, StreamHello):
+                self._streams[hello.stream].set_result(channel)
+                return
+            assert isinstance(hello, AgentHello)
+            await channel.send(Welcome(cloud=self.cloud, heartbeat_seconds=0.2))
+            for assignment in self.on_connect:
+                await channel.send(assignment)
+            async with self._news:
+                self.hellos.append(hello)
+                self._agent = channel
+                self._news.notify_all()
+            while True:
+                message = await channel.receive()
+                async with self._news:
+                    if isinstance(message, Report):
+                        self.reports.append(message)
+                    elif isinstance(message, Heartbeat):
+                        self.heartbeats.append(message)
+                    self._news.notify_all()
+        except (ChannelClosed, asyncio.CancelledError):
+            pass
+        finally:
+            if self._agent is channel:
+                self._agent = None
+                self._channels.discard(channel)
+                await channel.close()
+
+
+@contextlib.asynccontextmanager
+async def running_agent(agent: Agent) -> AsyncIterator[asyncio.Task[None]]:
+    """The agent runs inside; at the end it is stopped as by SIGTERM."""
+    task = asyncio.create_task(agent.run(), name="agent-under-test")
+    try:
+        yield task
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def disk_drivers(root: Path, answering_port: int) -> Drivers:
+    runtime = DiskRuntime(root)
+    return Drivers(
+        runtimes={"gvisor": runtime},
+        network=DiskNetwork(root, answering_port),
+        images=SomeImages(root / "rootfs"),
+        kms=LocalKey.ensure(root / "key"),
+    )
+
+
+def main(arguments: list[str]) -> None:
+    root, control, port = Path(arguments[0]), Path(arguments[1]), int(arguments[2])
+    settings: dict[str, Any] = {"directory": root / "agent", "control_socket": control, "name": "node"}
+    asyncio.run(Agent(AgentSettings(**settings), disk_drivers(root, port)).run())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
