@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from shellwego.drivers.images.port import Credentials
 
 _WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_SCHEME = re.compile(rf"[\s,]*(?P<scheme>{_WORD})(?:\s+|$)")
+_SCHEME = re.compile(rf"[\s,]*(?P<scheme>{_WORD})(?:\s+|$|(?=,))")
 _PARAMETER = re.compile(rf'[\s,]*(?P<key>{_WORD})\s*=\s*(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>{_WORD}))\s*')
 _LONGEST_HEADER = 8192
 
