@@ -109,9 +109,8 @@ class DeploymentsController:
             situation = await _observe(work, app)
             step = plan_rollout(situation.goal, situation.planned)
             await reach(_PLANNED)
-            if not step.is_noop:
-                await _apply(work, situation, step)
-            await _conclude(work, situation)
+            refused = await _apply(work, situation, step)
+            await _conclude(work, situation, refused)
         if not step.is_noop:
             await reach(_STEP_WRITTEN)
 
@@ -186,7 +185,8 @@ def _planned(
     return instance
 
 
-async def _apply(work: UnitOfWork, situation: _Situation, step: RolloutStep) -> None:
+async def _apply(work: UnitOfWork, situation: _Situation, step: RolloutStep) -> NoCapacity | None:
+    """Write the step; what could not be placed now is planned again with the next round."""
     cloud = work.for_the_cloud()
     process_of = {i.id: i.process for i in situation.instances}
     stop = [*step.stop, *(id for id in step.drain if process_of[id] != WEB)]  # Only web gets requests to wait for.
@@ -200,12 +200,11 @@ async def _apply(work: UnitOfWork, situation: _Situation, step: RolloutStep) -> 
         gone = {"state": InstanceState.STOPPED, "removed_at": work.now} if unplaced else {}
         await cloud.instances.set_goal(id, InstanceGoal.STOP, **gone)
         await _emit(work, "instance.stopping", situation.app, id)
-    if step.start:
-        await _start(work, situation, step.start)
+    return await _start(work, situation, step.start) if step.start else None
 
 
-async def _start(work: UnitOfWork, situation: _Situation, start: Mapping[str, int]) -> None:
-    """Place and write new instances; what has no place now is planned again with the next round."""
+async def _start(work: UnitOfWork, situation: _Situation, start: Mapping[str, int]) -> NoCapacity | None:
+    """Place and write new instances."""
     release = situation.release
     assert release is not None
     cloud = work.for_the_cloud()
@@ -232,14 +231,7 @@ async def _start(work: UnitOfWork, situation: _Situation, start: Mapping[str, in
         )
         await cloud.instances.add(instance)
         await _emit(work, "instance.created", situation.app, instance.id)
-    if refused is not None and situation.rolling is not None and situation.rolling.step != str(refused):
-        await cloud.deployments.update(situation.rolling.id, step=str(refused))
-        await work.emit(
-            "deployment.waiting",
-            subject=situation.rolling.id,
-            organisation=situation.app.organisation,
-            payload={"app": situation.app.id, "step": str(refused)},
-        )
+    return refused
 
 
 def _resources(release: ReleaseRecord, process: str) -> Resources:
@@ -266,7 +258,7 @@ async def _loads(work: UnitOfWork) -> dict[NodeId, Load]:
     return loads
 
 
-async def _conclude(work: UnitOfWork, situation: _Situation) -> None:
+async def _conclude(work: UnitOfWork, situation: _Situation, refused: NoCapacity | None) -> None:
     """End what has come to its end: a deployment, or an app that was deleted."""
     app, rolling = situation.app, situation.rolling
     if app.deleting_at is not None:
@@ -286,14 +278,10 @@ async def _conclude(work: UnitOfWork, situation: _Situation) -> None:
         await service.succeed(work, rolling, step=verdict.step)
     elif verdict.failed:
         await _fail(work, rolling, verdict, current)
-    elif verdict.step and verdict.step != rolling.step and not _waits_for_room(rolling, current, situation):
-        await service.progress(work, rolling, verdict.step)
-
-
-def _waits_for_room(rolling: DeploymentRecord, current: Collection[InstanceRecord], situation: _Situation) -> bool:
-    """Whether the last step said that there is no room and there still are too few instances."""
-    fresh = [i for i in current if i.release == situation.goal.release and i.goal is InstanceGoal.RUN]
-    return rolling.step.startswith("Needs ") and len(fresh) < sum(situation.goal.counts.values())
+    else:
+        how_far = str(refused) if refused is not None else verdict.step
+        if how_far != rolling.step:
+            await service.progress(work, rolling, how_far)
 
 
 def _seen(record: InstanceRecord, rolling: DeploymentRecord, situation: _Situation, now: dt.datetime) -> Seen:

@@ -1,0 +1,229 @@
+"""From a recorded wish to instances, and from what nodes report to the end of a deployment. The node is a puppet."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import datetime as dt
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from shellwego.control.controllers.deployments import DeploymentsController
+from shellwego.control.controllers.routes import route_of
+from shellwego.control.links.agents import AgentLinks
+from shellwego.control.links.streams import Streams
+from shellwego.control.services import apps, deployments
+from shellwego.control.services.callers import Caller
+from shellwego.control.services.shapes import Found
+from shellwego.control.store import Store, migrate
+from shellwego.control.store.records import (
+    DeploymentRecord,
+    InstanceRecord,
+    NodeRecord,
+    OrganisationRecord,
+)
+from shellwego.core.deployments import DeploymentState
+from shellwego.core.ids import AppId, NodeId, OrganisationId, UserId
+from shellwego.core.instances import InstanceGoal, InstanceState
+from shellwego.drivers.kms.fake import FakeKms
+from shellwego.protocol import public
+from shellwego.protocol.messages import InstanceReport, Report
+
+NODE = NodeId("nod_aaaaaaaaaaaaaaaaaaaa")
+ORGANISATION = OrganisationId("org_aaaaaaaaaaaaaaaaaaaa")
+CALLER = Caller(UserId("usr_aaaaaaaaaaaaaaaaaaaa"), "a@b.example", ORGANISATION, "default", operator=True)
+IMAGE = "sha256:" + "a" * 64
+
+
+class World:
+    """A control plane without API, agents or edges; the test plays those."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.kms = store, FakeKms()
+        self.controller = DeploymentsController(store, asyncio.Event())
+        store.on_commit(self.controller.notice)
+        self.links = AgentLinks(store, Streams(new_stream_id=lambda: "s"), cloud="c", on_connect=lambda _: None)
+        self.generation = 0
+
+    async def deploy(self, app: str, image: str = IMAGE, **body: object) -> DeploymentRecord:
+        """As the API and the builds controller would."""
+        async with self.store.writing() as work:
+            wish = public.DeploymentCreate(image="registry.example/x:1", **body)  # type: ignore[arg-type]
+            deployment = await deployments.create(work, self.kms, CALLER, app, wish)
+        async with self.store.writing() as work:
+            await deployments.begin(work, deployment, DeploymentState.RESOLVING)
+        async with self.store.writing() as work:
+            await deployments.start_release(work, self.kms, deployment, image, Found())
+        return deployment
+
+    async def rounds(self, count: int = 1) -> None:
+        for _ in range(count):
+            await self.controller.once()
+
+    async def instances(self) -> list[InstanceRecord]:
+        async with self.store.reading() as work:
+            return await work.for_the_cloud().instances.living()
+
+    async def report(self, *states: tuple[InstanceRecord, InstanceState], **facts: object) -> None:
+        """The node says so, under a new generation."""
+        self.generation += 1
+        seen = [
+            InstanceReport(id=i.id, state=state.value, address="100.96.0.2", port=8080, **facts)  # type: ignore[arg-type]
+            for i, state in states
+        ]
+        await self.links._write(NODE, Report(generation=self.generation, instances=seen))
+
+    async def deployment(self, id: str) -> DeploymentRecord:
+        async with self.store.reading() as work:
+            return await work.for_the_cloud().deployments.get(id)
+
+    async def settle(self) -> None:
+        """A node and an edge that do as they are told, until nothing moves."""
+        for _ in range(20):
+            await self.rounds()
+            living = await self.instances()
+            moves = [
+                (i, InstanceState.STOPPED if i.goal is InstanceGoal.STOP else InstanceState.HEALTHY) for i in living
+            ]
+            await self.report(*moves)
+            async with self.store.writing() as work:
+                for i in living:
+                    if i.goal is InstanceGoal.DRAIN and i.drained_at is None:
+                        await work.for_the_cloud().instances.update(i.id, drained_at=work.now)
+                        await work.emit("instance.drained", subject=i.id, payload={"app": i.app})
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    url = f"sqlite+aiosqlite:///{tmp_path / 'store.db'}"
+    await migrate(url)
+    store = Store(url)
+    async with store.writing() as work:
+        await work.organisations.add(OrganisationRecord(ORGANISATION, "default", work.now))
+        node = NodeRecord(
+            NODE, "n", work.now, runtimes=("gvisor",), memory_mib=2048, cpu_millis=2000,
+            last_seen_at=work.now + dt.timedelta(days=1),
+        )  # fmt: skip
+        await work.nodes.ensure(node)
+        await apps.create_app(work, CALLER, "blog")
+    yield World(store)
+    await store.close()
+
+
+async def test_a_first_deployment_starts_and_succeeds(world: World) -> None:
+    deployment = await world.deploy("blog")
+    await world.rounds()
+    [instance] = await world.instances()
+    assert (instance.goal, instance.node) == (InstanceGoal.RUN, NODE)
+    assert (await world.deployment(deployment.id)).state is DeploymentState.ROLLING
+    await world.report((instance, InstanceState.HEALTHY))
+    await world.rounds()
+    assert (await world.deployment(deployment.id)).state is DeploymentState.SUCCEEDED
+
+
+async def test_a_new_version_replaces_the_old_one_by_one(world: World) -> None:
+    await world.deploy("blog", replicas={"web": 3})
+    await world.settle()
+    before = {i.id for i in await world.instances()}
+    deployment = await world.deploy("blog", image="sha256:" + "b" * 64)
+    await world.rounds(3)
+    assert before <= {i.id for i in await world.instances() if i.goal is InstanceGoal.RUN}, "nobody left too early"
+    await world.settle()
+    after = await world.instances()
+    assert len(after) == 3
+    assert not before & {i.id for i in after}
+    assert (await world.deployment(deployment.id)).state is DeploymentState.SUCCEEDED
+
+
+async def test_a_release_that_keeps_ending_is_given_up_and_the_old_one_stays(world: World) -> None:
+    await world.deploy("blog")
+    await world.settle()
+    [old] = await world.instances()
+    deployment = await world.deploy("blog", image="sha256:" + "b" * 64)
+    await world.rounds()
+    new = next(i for i in await world.instances() if i.id != old.id)
+    words = {"exit_reason": "exited", "exit_code": 3, "restarts": 3, "reason": "exited with status 3"}
+    await world.report((new, InstanceState.BACKOFF), last_lines=["no database"], **words)
+    await world.settle()
+    failed = await world.deployment(deployment.id)
+    assert failed.state is DeploymentState.FAILED
+    assert "status 3" in failed.reason
+    assert failed.last_lines == ("no database",)
+    assert [i.id for i in await world.instances()] == [old.id]
+
+
+async def test_no_room_is_said_and_waited_for(world: World) -> None:
+    """What doesn't fit is neither forgotten nor forced."""
+    deployment = await world.deploy("blog", resources=public.ResourceAmounts(memory_mib=4096))
+    await world.rounds()
+    assert await world.instances() == []
+    assert "4096 MiB" in (await world.deployment(deployment.id)).step
+    async with world.store.writing() as work:
+        await work.nodes.update(NODE, memory_mib=8192)
+        await work.emit("node.connected", subject=NODE)
+    await world.settle()
+    assert (await world.deployment(deployment.id)).state is DeploymentState.SUCCEEDED
+
+
+async def test_a_restart_replaces_instances_of_the_same_release(world: World) -> None:
+    await world.deploy("blog")
+    await world.settle()
+    [old] = await world.instances()
+    async with world.store.writing() as work:
+        restart = await deployments.create(work, world.kms, CALLER, "blog", public.DeploymentCreate())
+    await world.settle()
+    [new] = await world.instances()
+    assert new.id != old.id
+    assert new.release == old.release
+    assert (await world.deployment(restart.id)).state is DeploymentState.SUCCEEDED
+
+
+async def test_a_deleted_app_ends_with_its_last_instance(world: World) -> None:
+    await world.deploy("blog")
+    await world.settle()
+    [instance] = await world.instances()
+    async with world.store.writing() as work:
+        await apps.delete(work, CALLER, "blog")
+    await world.rounds(2)
+    async with world.store.reading() as work:
+        assert (await work.for_the_cloud().apps.get(instance.app)).deleting_at is not None
+    await world.settle()
+    async with world.store.reading() as work:
+        assert await work.for_the_cloud().apps.find(AppId(instance.app)) is None
+
+
+async def test_what_a_node_says_of_the_dead_changes_nothing(world: World) -> None:
+    """A late report may not bring an instance back."""
+    await world.deploy("blog")
+    await world.settle()
+    [old] = await world.instances()
+    await world.deploy("blog", image="sha256:" + "b" * 64)
+    await world.settle()
+    await world.report((old, InstanceState.HEALTHY))
+    assert old.id not in {i.id for i in await world.instances()}
+
+
+async def test_a_node_that_calls_a_wanted_instance_gone_is_not_believed(world: World) -> None:
+    """Only what was told to stop can be gone for good."""
+    await world.deploy("blog")
+    await world.settle()
+    [instance] = await world.instances()
+    await world.report((instance, InstanceState.STOPPED))
+    assert [i.id for i in await world.instances()] == [instance.id]
+
+
+async def test_only_healthy_wanted_instances_are_routed_and_leaving_ones_are_named(world: World) -> None:
+    await world.deploy("blog", replicas={"web": 2})
+    await world.settle()
+    first, second = await world.instances()
+    async with world.store.reading() as work:
+        app = await work.for_the_cloud().apps.get(first.app)
+        releases = await work.for_the_cloud().releases.some({app.current_release})
+    leaving = dataclasses.replace(second, goal=InstanceGoal.DRAIN)
+    route = route_of(app, [first, leaving], releases, "example.org")
+    assert [s.instance for s in route.servers] == [first.id]
+    assert [s.instance for s in route.draining] == [second.id]
+    sick = dataclasses.replace(first, state=InstanceState.UNHEALTHY)
+    assert route_of(app, [sick], releases, "example.org").status == "crashed"
