@@ -196,3 +196,19 @@ def test_the_command_line_tells_programs_what_is_here() -> None:
     assert found is not None
     assert views["buildkit"]["path"] == str(found.path)
     assert views["buildkit"]["minimum"] == ".".join(map(str, BUILDKIT.minimum))
+
+
+@pytest.mark.root
+def test_the_doctor_ends_with_1_and_a_remedy_when_an_engine_is_missing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        (sys.executable, "-m", "shellwego.processes.main", "doctor", "-o", "json", "--data-dir", str(tmp_path)),
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "SHELLWEGO_ENGINES_DIR": str(tmp_path / "nothing-built")},
+    )
+    assert done.returncode == 1, done.stderr
+    results = {result["check"]: result for result in json.loads(done.stdout)}
+    assert results["engine buildkit"]["verdict"] == "failed"
+    assert "engines install" in results["engine buildkit"]["remedy"]
+    assert results["nftables"]["verdict"] == "ok"

@@ -56,7 +56,9 @@ def install_directory() -> Path:
 
 
 def search_directories() -> tuple[Path, ...]:
-    """Where engines may have been built, by this user or by root for everybody."""
+    """Where engines may have been built, by this user or by root for everybody; only there, if a place is named."""
+    if os.environ.get("SHELLWEGO_ENGINES_DIR"):
+        return (install_directory(),)
     return tuple(dict.fromkeys((install_directory(), _SYSTEM_CACHE)))
 
 

@@ -78,7 +78,7 @@ def test_half_an_engine_is_none(cache: Path, system: Path) -> None:
 def test_the_cache_can_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHELLWEGO_ENGINES_DIR", str(tmp_path / "mine"))
     assert places.install_directory() == tmp_path / "mine"
-    assert places.search_directories()[0] == tmp_path / "mine"
+    assert places.search_directories() == (tmp_path / "mine",)
 
 
 def test_a_missing_program_says_how_to_get_it() -> None:
