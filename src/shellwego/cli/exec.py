@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from shellwego.cli.errors import Failed
 from shellwego.cli.groups import HELP, single
@@ -23,7 +25,28 @@ _ALIVE = (InstanceState.HEALTHY, InstanceState.UNHEALTHY, InstanceState.STARTING
 """Where a process is there to join, the best first."""
 
 
-@command(app, "exec", context_settings={**HELP, "allow_interspersed_args": True})
+def with_separator(args: list[str], takes_value: Collection[str]) -> list[str]:
+    """The arguments with `--` before the command, wherever it begins: what follows it is the command's own."""
+    seen_target = False
+    at = 0
+    while at < len(args) and args[at] != "--":
+        if args[at].startswith("-") and args[at] != "-":
+            at += 2 if args[at] in takes_value else 1
+        elif seen_target:
+            return [*args[:at], "--", *args[at:]]
+        else:
+            seen_target = True
+            at += 1
+    return args
+
+
+class ExecCommand(TyperCommand):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        options = [p for p in self.params if isinstance(p, TyperOption) and not p.is_flag]
+        return super().parse_args(ctx, with_separator(args, {name for p in options for name in p.opts}))
+
+
+@command(app, "exec", cls=ExecCommand, context_settings=HELP)
 async def run(
     here: Here,
     target: Annotated[

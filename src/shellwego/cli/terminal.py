@@ -39,10 +39,11 @@ async def run_here(
             # Only now: while we connect, Ctrl-C is still ours.
             if with_terminal and sys.stdin.isatty():
                 stack.enter_context(_raw(sys.stdin.fileno()))
+            signals = stack.enter_context(_signals(with_terminal))
             helpers = [asyncio.create_task(_send_input(execution), name="exec-input")] if with_input else []
             if not with_input:
                 await execution.end_input()
-            helpers.append(asyncio.create_task(_send_signals(execution, with_terminal), name="exec-signals"))
+            helpers.append(asyncio.create_task(_send_signals(execution, signals), name="exec-signals"))
             try:
                 async for printed in execution.output():
                     # In a thread: a full pipe must not keep us from answering the connection's pings.
@@ -60,27 +61,30 @@ async def _send_input(execution: Execution) -> None:
     await execution.end_input()
 
 
-async def _send_signals(execution: Execution, with_terminal: bool) -> None:
+async def _send_signals(execution: Execution, signals: asyncio.Queue[signal.Signals]) -> None:
     """Window sizes and, without a terminal of its own, Ctrl-C."""
     from shellwego.client.exec import Size
 
+    while True:
+        number = await signals.get()
+        if number == signal.SIGWINCH:
+            size = shutil.get_terminal_size()
+            await execution.resize(Size(size.columns, size.lines))
+        else:
+            asyncio.get_running_loop().remove_signal_handler(number)  # The next one is for us.
+            await execution.signal(number)
+
+
+@contextlib.contextmanager
+def _signals(with_terminal: bool) -> Iterator[asyncio.Queue[signal.Signals]]:
+    """Those that are for the command. Caught from here on, not from when a task first runs."""
     loop = asyncio.get_running_loop()
     arrived: asyncio.Queue[signal.Signals] = asyncio.Queue()
-    watched: list[signal.Signals] = (
-        [signal.SIGWINCH, signal.SIGTERM, signal.SIGHUP] if with_terminal else [signal.SIGINT, signal.SIGTERM]
-    )
+    watched = [signal.SIGWINCH, signal.SIGTERM, signal.SIGHUP] if with_terminal else [signal.SIGINT, signal.SIGTERM]
     for number in watched:
         loop.add_signal_handler(number, arrived.put_nowait, number)
     try:
-        while True:
-            number = await arrived.get()
-            if number == signal.SIGWINCH:
-                size = shutil.get_terminal_size()
-                await execution.resize(Size(size.columns, size.lines))
-                continue
-            await execution.signal(number)
-            if number in {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}:
-                loop.remove_signal_handler(number)  # The next one is for us.
+        yield arrived
     finally:
         for number in watched:
             loop.remove_signal_handler(number)
