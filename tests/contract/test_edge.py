@@ -1,0 +1,507 @@
+"""Does the edge keep its promises on the real HAProxy, with real processes, sockets and namespaces?"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from tests.contract.edge_world import World, a_world, read_answer, until
+
+from shellwego.edge import apply, reconciler
+from shellwego.kit.faults import declared_points
+
+pytestmark = pytest.mark.root
+
+HOST = "shop.localhost"
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    async with a_world() as made:
+        yield made
+
+
+@pytest.fixture
+async def serving(world: World) -> World:
+    """An app of two instances, served."""
+    await world.start_edge()
+    servers = [await world.start_app("ins_a"), await world.start_app("ins_b")]
+    await world.server.serve(world.route("shop", *servers))
+    return world
+
+
+# --- changes under load -------------------------------------------------------------------------------------------
+
+
+async def test_a_new_version_replaces_the_old_one_without_a_failed_request(serving: World) -> None:
+    """The rolling deploy of the whole product stands on this."""
+    world = serving
+    old = world.server.routes[0].servers
+    async with world.load(HOST) as load:
+        for step in range(3):
+            new = [await world.start_app(f"ins_n{step}{number}") for number in range(2)]
+            await world.server.serve(world.route("shop", *new, draining=tuple(old)))
+            gone = {server.instance for server in old}
+            await until(
+                lambda gone=gone: world.server.reports and gone <= set(world.server.reports[-1].drained), "drained"
+            )
+            await world.server.serve(world.route("shop", *new))
+            for server in old:
+                await world.stop_app(server.instance)
+            await world.progress(load)
+            old = new
+    assert load.failures == []
+    assert {"ins_a", "ins_b", "ins_n00", "ins_n10", "ins_n20"} <= load.names
+
+
+async def test_other_apps_come_and_go_unnoticed(serving: World) -> None:
+    world = serving
+    shop = world.server.routes[0]
+    async with world.load(HOST) as load:
+        for number in range(20):
+            await world.server.serve(shop, world.route(f"other{number}", *shop.servers))
+            assert (await world.get(f"other{number}.localhost")).status == 200
+            await world.server.serve(shop)
+            assert (await world.get(f"other{number}.localhost")).status == 404
+    assert load.failures == []
+
+
+async def test_a_killed_edge_is_not_noticed_and_goes_on(serving: World) -> None:
+    """Apps are served while the edge is away; the next one adopts HAProxy, also with routes that changed meanwhile."""
+    world = serving
+    proxy = await world.proxy_pid()
+    async with world.load(HOST) as load:
+        await world.kill_edge()
+        await world.progress(load)
+        third = await world.start_app("ins_c")
+        world.server.ask(world.route("shop", third))
+        await world.start_edge()
+        await until(lambda: "ins_c" in load.names, "the new instance serves")
+    assert load.failures == []
+    assert await world.proxy_pid() == proxy
+
+
+async def test_an_edge_that_ends_in_order_leaves_the_proxy_serving(serving: World) -> None:
+    async with serving.load(HOST) as load:
+        await serving.end_edge()
+        await serving.progress(load)
+        await serving.start_edge()
+        await serving.server.serve(*serving.server.routes)
+    assert load.failures == []
+
+
+async def test_a_killed_proxy_comes_back_by_itself_and_refuses_nobody(serving: World) -> None:
+    """Only requests that were on it may fail; new connections wait in the kernel until it is back."""
+    world = serving
+    clients = 4
+    async with world.load(HOST, clients=clients) as load:
+        os.kill(await world.proxy_pid(), signal.SIGKILL)
+        await world.progress(load)
+    assert len(load.failures) <= clients
+    assert not any("Refused" in failure for failure in load.failures)
+
+
+async def test_a_proxy_killed_after_the_edge_was_restarted_comes_back_as_well(serving: World) -> None:
+    """The restarted edge took the listening sockets back from HAProxy, or this connection would be refused."""
+    world = serving
+    await world.kill_edge()
+    world.server.reports.clear()
+    await world.start_edge()
+    await until(lambda: world.server.reports, "the new edge reports")
+    os.kill(await world.proxy_pid(), signal.SIGKILL)
+    assert (await world.get(HOST)).status == 200
+    assert len(world.proxies()) == 1
+
+
+async def test_a_hung_proxy_is_replaced(serving: World) -> None:
+    """A proxy that lives and does nothing is worse than a dead one."""
+    world = serving
+    stuck = await world.proxy_pid()
+    os.kill(stuck, signal.SIGSTOP)
+    async with asyncio.timeout(60):
+        assert (await world.get(HOST)).status == 200
+    await until(lambda: stuck not in world.proxies(), "the hung one is gone")
+
+
+async def test_both_killed_with_the_server_away_come_back_from_disk(serving: World) -> None:
+    world = serving
+    await world.server.stop()
+    await world.kill_edge()
+    os.kill(await world.proxy_pid(), signal.SIGKILL)
+    await until(lambda: world.proxies() == [], "HAProxy is gone")
+    await world.start_edge()
+    await until(lambda: world.proxies(), "HAProxy is back")
+    assert (await world.get(HOST)).status == 200
+
+
+async def test_the_data_plane_made_anew_gets_a_proxy_of_its_own(serving: World) -> None:
+    """HAProxy would otherwise stay in a namespace that nobody can reach any more."""
+    world = serving
+    before = await world.proxy_pid()
+    for command in (("netns", "delete", world.name), ("netns", "add", world.name)):
+        process = await asyncio.create_subprocess_exec("ip", *command)
+        assert await process.wait() == 0
+    up = await asyncio.create_subprocess_exec("ip", "-n", world.name, "link", "set", "lo", "up")
+    assert await up.wait() == 0
+    new = await world.start_app("ins_new")
+    await world.server.serve(world.route("shop", new))
+    assert (await world.get(HOST)).document["name"] == "ins_new"
+    assert await world.proxy_pid() != before
+
+
+async def test_more_apps_than_slots_are_served_without_a_failed_request(serving: World) -> None:
+    """HAProxy is replaced for it; that must not be seen."""
+    world = serving
+    shop = world.server.routes[0]
+    async with world.load(HOST) as load:
+        many = [world.route(f"many{number}", *shop.servers) for number in range(reconciler.FIRST_SLOTS + 5)]
+        await world.server.serve(shop, *many)
+        for number in (0, reconciler.FIRST_SLOTS + 4):
+            assert (await world.get(f"many{number}.localhost")).status == 200
+        await world.progress(load)
+    assert load.failures == []
+
+
+# --- draining -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_draining_server_finishes_its_request_and_gets_no_other(serving: World) -> None:
+    world = serving
+    a, b = world.server.routes[0].servers
+    await world.server.serve(world.route("shop", a))
+    slow = asyncio.ensure_future(world.get(HOST, "/slow/2"))
+    await until_sessions(world, "ins_a", 1)
+    await world.server.serve(world.route("shop", b, draining=(a,)))
+    assert world.server.reports[-1].drained == []
+    assert {str((await world.get(HOST)).document["name"]) for _ in range(10)} == {"ins_b"}
+    assert (await slow).document["name"] == "ins_a"
+    await until(lambda: world.server.reports[-1].drained == ["ins_a"], "reported as drained")
+
+
+async def test_grace_ends_the_wait_for_a_stream_that_never_ends(serving: World) -> None:
+    world = serving
+    a, b = world.server.routes[0].servers
+    await world.server.serve(world.route("shop", a))
+    reader, writer = await upgrade(world)
+    await world.server.serve(world.route("shop", b, draining=(a,), grace_seconds=1.0))
+    assert world.server.reports[-1].drained == []
+    await until(lambda: world.server.reports[-1].drained == ["ins_a"], "grace is over")
+    writer.write(b"still here")
+    assert await reader.readexactly(16) == b"ins_a:still here"
+    writer.close()
+
+
+async def test_a_server_that_moved_is_another_server(serving: World) -> None:
+    """Nothing may be sent to an address that was given away."""
+    world = serving
+    moved = await world.start_app("ins_a", address="127.0.3.3")
+    async with world.load(HOST) as load:
+        await world.server.serve(world.route("shop", moved))
+    assert load.failures == []
+    state = (await world.runtime.ask(["show servers state slot1"]))[0]
+    assert "127.0.3.3" in state
+    assert "ins_b" not in state
+
+
+# --- failures of apps ---------------------------------------------------------------------------------------------
+
+
+async def test_an_instance_that_died_costs_no_request_while_another_lives(serving: World) -> None:
+    """Until the agent has noticed, connections to the dead one fail and go to the other."""
+    world = serving
+    async with world.load(HOST, clients=2) as load:
+        await world.stop_app("ins_a")
+        await world.progress(load, 300)
+    # A POST that was already sent may not be repeated, so those under way in that moment are lost.
+    assert len(load.failures) <= 2
+    assert not any(failure.startswith("GET") for failure in load.failures)
+
+
+async def test_a_post_that_was_received_is_never_sent_again(serving: World) -> None:
+    world = serving
+    assert (await world.get(HOST, "/cut", method="POST", content_length="0")).status == 502
+    await world.server.serve(*world.server.routes)
+    received = []
+    for app in world.apps.values():
+        assert app.stdout is not None
+        app.kill()
+        received += (await app.stdout.read()).splitlines()
+    assert received == [b"cut POST"]
+
+
+@pytest.mark.parametrize("status", ["starting", "crashed", "stopped", "empty"])
+async def test_an_app_without_servers_says_why(world: World, status: str) -> None:
+    await world.start_edge()
+    await world.server.serve(world.route("shop", status=status))
+    page = await world.get(HOST, accept="text/html,*/*")
+    assert (page.status, page.headers["content-type"]) == (503, "text/html; charset=utf-8")
+    assert ("http-equiv" in page.body.decode()) is (status != "stopped" or b"60" in page.body)
+    problem = await world.get(HOST, accept="application/json")
+    assert problem.document["code"] == f"app_{status}"
+    assert int(problem.headers["retry-after"]) > 0
+
+
+async def test_an_unknown_host_is_told_so_and_an_unreachable_app_too(serving: World) -> None:
+    world = serving
+    assert (await world.get("nobody.localhost")).status == 404
+    for name in list(world.apps):
+        await world.stop_app(name)
+    for accept, kind in (("text/html", "text/html; charset=utf-8"), ("application/json", "application/problem+json")):
+        answer = await world.get(HOST, accept=accept)
+        assert (answer.status, answer.headers["content-type"]) == (503, kind)
+
+
+@pytest.mark.parametrize("host", ["SHOP.localhost", "shop.localhost.", "shop.localhost:8080", "Shop.LOCALHOST.:1"])
+async def test_hosts_are_names_not_strings(serving: World, host: str) -> None:
+    assert (await serving.get(host)).status == 200
+
+
+# --- poison -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_poisoned_route_is_refused_alone(serving: World) -> None:
+    """One tenant's bad value must not take the others down, nor itself back to nothing."""
+    world = serving
+    good = world.server.routes[0]
+    a, b = good.servers
+    evil = world.route("evil", type(a)(instance="x; shutdown frontend edge", address=a.address, port=1))
+    weird = type(good)(app="app_w", app_name="w", organisation="o", hosts=["a b\n"], servers=[a])
+    api = type(good)(app="app_api", app_name="api", organisation="o", hosts=["api.localhost"], servers=[a])
+    broken = type(good)(
+        app=good.app,
+        app_name="shop",
+        organisation="o",
+        hosts=good.hosts,
+        servers=[type(a)(instance="ins_z", address="300.1.1.1", port=1)],
+    )
+    await world.server.serve(broken, evil, weird, api, world.route("fine", b))
+    assert len(world.server.reports[-1].problems) == 4
+    assert (await world.get("fine.localhost")).status == 200
+    assert (await world.get(HOST)).status == 200
+
+
+async def test_a_server_of_another_cloud_does_not_empty_the_proxy(serving: World) -> None:
+    """A server that came up with an empty database is another cloud."""
+    world = serving
+    await world.server.stop()
+    world.server.cloud = "cld_" + "b" * 20
+    world.server.ask()
+    await world.server.start()
+    output = world.options.run_dir / "edge.output"
+    await until(lambda: "RefusedByServer" in output.read_text(), "the edge refuses")
+    assert (await world.get(HOST)).status == 200
+
+
+# --- what is passed on --------------------------------------------------------------------------------------------
+
+
+async def test_forwarded_headers_are_ours(serving: World) -> None:
+    answer = await serving.get(
+        HOST,
+        X_Forwarded_For="6.6.6.6",
+        X_Forwarded_Proto="https",
+        Forwarded="for=6.6.6.6",
+        X_Real_IP="6.6.6.6",
+        X_Request_ID="bad id!",
+    )
+    headers = answer.document["headers"]
+    assert isinstance(headers, dict)
+    assert headers["x-forwarded-for"] == "127.0.0.1"
+    assert headers["x-forwarded-proto"] == "http"
+    assert headers["x-forwarded-host"] == HOST
+    assert headers["x-forwarded-port"] == str(serving.options.http_port)
+    assert "forwarded" not in headers
+    assert "6.6.6.6" not in str(headers)
+    assert len(headers["x-request-id"]) == 36
+    assert answer.headers["x-request-id"] == headers["x-request-id"]
+
+
+async def test_a_request_id_of_the_client_is_kept(serving: World) -> None:
+    answer = await serving.get(HOST, X_Request_ID="trace-12345678")
+    assert answer.headers["x-request-id"] == "trace-12345678"
+
+
+async def test_headers_spelled_with_underscores_do_not_pass(serving: World) -> None:
+    """`X_Forwarded_For` and `X-Forwarded-For` are one variable to a WSGI application."""
+    reader, writer = await serving.connect()
+    writer.write(f"GET / HTTP/1.1\r\nhost: {HOST}\r\nX_Forwarded_For: 6.6.6.6\r\n\r\n".encode())
+    assert b"6.6.6.6" not in (await read_answer(reader)).body
+    writer.close()
+
+
+async def test_upgrades_events_and_large_uploads_pass(serving: World) -> None:
+    world = serving
+    reader, writer = await upgrade(world)
+    writer.write(b"hello")
+    assert (await reader.readexactly(11)).endswith(b":hello")
+    writer.close()
+
+    reader, writer = await world.connect()
+    writer.write(f"GET /events HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\n\r\n".encode())
+    await reader.readuntil(b"data: 0\n\n")
+    assert not reader.at_eof()
+    await reader.read()
+    writer.close()
+
+    reader, writer = await world.connect()
+    piece, count = b"x" * 65536, 320
+    writer.write(f"POST / HTTP/1.1\r\nhost: {HOST}\r\ncontent-length: {len(piece) * count}\r\n\r\n".encode())
+    for _ in range(count):
+        writer.write(piece)
+        await writer.drain()
+    assert (await read_answer(reader)).document["size"] == len(piece) * count
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    "request_text",
+    [
+        "POST / HTTP/1.1\r\nhost: {host}\r\ncontent-length: 4\r\ncontent-length: 5\r\n\r\nabcd",
+        "POST / HTTP/1.1\r\nhost: {host}\r\ntransfer-encoding: xchunked\r\n\r\n0\r\n\r\n",
+        "GET / HTTP/1.1\r\nhost: {host}\r\nbad header: x\r\n\r\n",
+        "GET / HTTP/1.1\r\nhost: {host}\r\nx: a\x00b\r\n\r\n",
+        "GET / HTTP/1.1\r\nhost: {host}\r\nhost: other\r\n\r\n",
+        "GET / HTTP/1.1\r\nhost : {host}\r\n\r\n",
+        "GET / HTTP/1.1\r\nhost: {host}\r\nx: " + "y" * 20000 + "\r\n\r\n",
+        "POST / HTTP/1.1\r\nhost: {host}\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n\r\n",
+    ],
+)
+async def test_unsound_requests_are_refused_before_any_app(serving: World, request_text: str) -> None:
+    """Two parsers that disagree on where a request ends let one visitor speak for another (request smuggling)."""
+    reader, writer = await serving.connect()
+    writer.write(request_text.format(host=HOST).encode())
+    async with asyncio.timeout(20):
+        assert (await read_answer(reader)).status in (400, 422, 502)
+    writer.close()
+
+
+async def test_a_folded_header_reaches_the_app_as_one_line(serving: World) -> None:
+    """RFC 9112, 5.2: refuse it or unfold it; an app that splits it differently would see another header."""
+    reader, writer = await serving.connect()
+    writer.write(f"GET / HTTP/1.1\r\nhost: {HOST}\r\nx: a\r\n x-evil: 1\r\n\r\n".encode())
+    headers = (await read_answer(reader)).document["headers"]
+    writer.close()
+    assert isinstance(headers, dict)
+    assert "x-evil" not in headers
+    assert headers["x"].split() == ["a", "x-evil:", "1"]
+
+
+async def test_https_is_served_with_the_clouds_own_authority(serving: World) -> None:
+    """Also for hosts that came later: no replacement, no warning from a client that trusts `ca.pem`."""
+    world = serving
+    proxy = await world.proxy_pid()
+
+    async def name_over_tls() -> bool:
+        try:
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", world.options.https_port, ssl=world.client_tls(), server_hostname=HOST
+            )
+        except OSError:
+            return False
+        writer.write(f"GET / HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\n\r\n".encode())
+        answer = await read_answer(reader)
+        writer.close()
+        headers = answer.document["headers"]
+        assert isinstance(headers, dict)
+        return bool(headers["x-forwarded-proto"] == "https")
+
+    await until_true(name_over_tls)
+    assert await world.proxy_pid() == proxy
+
+
+async def test_api_requests_go_to_the_servers_socket(world: World) -> None:
+    """With HAProxy as a user of its own, and the socket in root's directory."""
+
+    async def api(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok")
+        writer.close()
+
+    async with await asyncio.start_unix_server(api, world.options.run_dir / "api.sock"):
+        await world.start_edge()
+        await world.server.serve()
+        assert (await world.get("api.localhost")).body == b"ok"
+
+
+async def test_metrics_count_requests_by_app(serving: World) -> None:
+    for _ in range(5):
+        await serving.get(HOST)
+    path = serving.options.paths.directory / "metrics.sock"
+
+    async def all_are_counted() -> bool:
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(b"GET /metrics HTTP/1.1\r\n\r\n")
+        text = (await reader.read()).decode()
+        writer.close()
+        return 'shellwego_edge_requests_total{app="app_shop",backend="app",status="2xx"} 5.0' in text
+
+    await until_true(all_are_counted)
+
+
+# --- killed at every step -----------------------------------------------------------------------------------------
+
+POINTS = sorted(point for point in declared_points() if point.startswith("edge."))
+
+
+def test_every_kind_of_step_can_be_killed() -> None:
+    assert {apply.ADD, apply.MAP, apply.DRAIN, apply.RETIRE, apply.DELETE, reconciler.REPORT} <= set(POINTS)
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_killed_at_any_step_of_a_change_the_edge_converges_and_nobody_notices(world: World, point: str) -> None:
+    """The change: one instance replaced, one app added, one removed, all at once, the edge killed in between."""
+    await world.start_edge()
+    a, b, c = [await world.start_app(f"ins_{name}") for name in "abc"]
+    await world.server.serve(world.route("shop", a, b), world.route("gone", b))
+    await world.kill_edge()
+    async with world.load(HOST) as load:
+        await world.start_edge(faults=f"{point}=exit@{world.options.run_dir}/once")
+        world.server.ask(world.route("shop", b, c, draining=(a,)), world.route("added", c), world.route("idle"))
+        for _ in range(2):
+            assert world.edge is not None
+            done = asyncio.ensure_future(until(lambda: "ins_a" in drained(world), "drained"))
+            ended = asyncio.ensure_future(world.edge.wait())
+            await asyncio.wait({done, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if done.done():
+                ended.cancel()
+                break
+            done.cancel()
+            await world.start_edge()
+        await world.server.serve(world.route("shop", b, c), world.route("added", c), world.route("idle"))
+        await world.stop_app("ins_a")
+        await world.progress(load)
+    assert load.failures == []
+    assert (await world.get("added.localhost")).status == 200
+    assert (await world.get("gone.localhost")).status == 404
+    assert (await world.get("idle.localhost")).status == 503
+    assert len(world.proxies()) == 1
+
+
+def drained(world: World) -> list[str]:
+    return world.server.reports[-1].drained if world.server.reports else []
+
+
+async def upgrade(world: World) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await world.connect()
+    writer.write(f"GET / HTTP/1.1\r\nhost: {HOST}\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n".encode())
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 101")
+    return reader, writer
+
+
+async def until_sessions(world: World, server: str, count: int) -> None:
+    async def has_them() -> bool:
+        stat = (await world.runtime.ask(["show stat -1 4 -1"]))[0]
+        rows = [line.split(",") for line in stat.splitlines() if f",{server}:" in line]
+        return any(int(row[4]) == count for row in rows)
+
+    await until_true(has_them)
+
+
+async def until_true(asked: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(20):
+        while not await asked():
+            await asyncio.sleep(0.02)
