@@ -16,6 +16,7 @@ from typing import Any
 
 from shellwego.control.services.app_access import emit, locked
 from shellwego.control.services.callers import Caller
+from shellwego.control.services.releases import find_release
 from shellwego.control.services.sealing import changed, config_of, options_of, pending_config, seal
 from shellwego.control.services.shapes import Found, check_shape, wanted_replicas, wanted_spec
 from shellwego.control.store import Tenant, UnitOfWork
@@ -351,15 +352,12 @@ async def _release_to_go_back_to(tenant: Tenant, app: AppRecord, label: str) -> 
         if found is None:
             raise Conflict(f"{app.name!r} has no earlier release that ever ran well.")
         return found
-    digits = label.removeprefix("v")
-    release = None
-    if digits.isascii() and digits.isdigit() and len(digits) < 10:
-        release = await tenant.releases.numbered(app.id, int(digits))
-    elif is_id(label, "release"):
-        release = await tenant.releases.find(label)
-    if release is None or release.app != app.id:
-        raise InvalidField("release", f"{app.name!r} has no release {label!r}. Use a label such as v3, or `previous`.")
-    return release
+    try:
+        return await find_release(tenant, app, label)
+    except NotFound as error:
+        raise InvalidField(
+            "release", f"{app.name!r} has no release {label!r}. Use a label such as v3, or `previous`."
+        ) from error
 
 
 async def _roll(

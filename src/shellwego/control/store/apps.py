@@ -64,6 +64,13 @@ class AppRepository(Repository[AppRecord]):
             statement = statement.where(_apps.c.name == name)
         return await self._all(statement)
 
+    async def some(self, ids: Collection[AppId]) -> list[AppRecord]:
+        """Those of the ids that exist."""
+        return await self._all(self._select().where(_apps.c.id.in_(list(ids)))) if ids else []
+
+    async def count(self) -> int:
+        return await self._count(sa.select(sa.func.count()).select_from(self._select().subquery()))
+
     async def all(self) -> list[AppRecord]:
         """Every living app, those that are being deleted too."""
         return await self._all(self._select().order_by(_apps.c.name))

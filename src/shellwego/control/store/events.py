@@ -39,9 +39,9 @@ class OutboxRepository(Repository[EventRecord]):
     async def mark_published(self, seqs: Collection[int], at: dt.datetime) -> None:
         await self._execute(sa.update(_outbox).where(_outbox.c.seq.in_(list(seqs))).values(published_at=at))
 
-    async def of_subject(self, subject: str, *, after: int = 0, limit: int = 500) -> list[EventRecord]:
-        """What happened to one thing, oldest first."""
-        mine = self._select().where(_outbox.c.subject == subject, _outbox.c.seq > after)
+    async def of_subjects(self, subjects: Collection[str], *, after: int = 0, limit: int = 500) -> list[EventRecord]:
+        """What happened to some things, oldest first."""
+        mine = self._select().where(_outbox.c.subject.in_(list(subjects)), _outbox.c.seq > after)
         return await self._all(mine.order_by(_outbox.c.seq).limit(limit))
 
     async def forget_published(self, *, before: dt.datetime) -> int:

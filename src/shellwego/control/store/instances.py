@@ -11,7 +11,7 @@ from shellwego.control.store import tables
 from shellwego.control.store.records import InstanceRecord
 from shellwego.control.store.repository import Repository
 from shellwego.core.errors import Conflict
-from shellwego.core.ids import AppId, InstanceId, NodeId
+from shellwego.core.ids import AppId, DeploymentId, InstanceId, NodeId
 from shellwego.core.instances import InstanceGoal, InstanceState, may_move
 
 _instances = tables.instances
@@ -65,6 +65,15 @@ class InstanceRepository(Repository[InstanceRecord]):
         return await self._all(
             self._living().where(_instances.c.node == node).order_by(_instances.c.created_at, _instances.c.id)
         )
+
+    async def ids_of_deployment(self, deployment: DeploymentId) -> list[InstanceId]:
+        """Those that it made, gone ones too."""
+        statement = sa.select(_instances.c.id).where(self._mine(), _instances.c.deployment == deployment)
+        return [row.id for row in await self._execute(statement)]
+
+    async def recent_of_app(self, app: AppId, *, limit: int) -> list[InstanceRecord]:
+        """Newest first, gone ones too."""
+        return await self._all(self._newest_first(limit=limit, before=None).where(_instances.c.app == app))
 
     async def page(
         self, *, limit: int, before: tuple[Any, str] | None = None, app: AppId | None = None

@@ -1,0 +1,252 @@
+"""What did the instances of an app print, and what do they print now?
+
+Each node reads the logs of its own instances; here its lines become one stream. What was printed is put in order of
+time; what is printed now comes as it comes. Who follows an app follows its future instances too. At most
+MAXIMUM_TAIL lines are held, and a slow reader holds up the nodes' streams, not our memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import heapq
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from shellwego.control.api.parts import ApiParts, Stream
+from shellwego.control.store.records import InstanceRecord
+from shellwego.core.errors import NodeUnavailable, Unavailable
+from shellwego.core.ids import AppId, InstanceId, NodeId, OrganisationId
+from shellwego.protocol.channel import ChannelClosed
+from shellwego.protocol.messages import LogLine, LogsRequest, StreamEnd
+from shellwego.protocol.public import LogEntry
+
+DEFAULT_TAIL = 100
+MAXIMUM_TAIL = 10_000
+MAXIMUM_TEXT = 64 * 1024
+_RECENT_INSTANCES = 50
+_LOOK_SECONDS = 2.0
+_QUEUE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class LogsQuery:
+    """Which lines of which instances. `tail` counts from the end of all of them together; None is all there is."""
+
+    organisation: OrganisationId
+    app: AppId
+    tail: int | None = DEFAULT_TAIL
+    since: float | None = None
+    process: str | None = None
+    instance: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """An instance, as its lines are labelled."""
+
+    instance: InstanceRecord
+    release: str
+
+
+async def history(parts: ApiParts, query: LogsQuery) -> AsyncIterator[LogEntry]:
+    """What was printed, in the order of time. Raises NodeUnavailable when no node that has lines answers."""
+    sources = await _sources(parts, query)
+    by_node = _by_node(sources)
+    if by_node and not any(node in parts.agents.connected for node in by_node):
+        raise NodeUnavailable(next(iter(by_node)))
+    tail = query.tail
+    async with contextlib.AsyncExitStack() as stack:
+        streams = []
+        for node, ids in by_node.items():
+            request = LogsRequest(instances=ids, follow=False, tail=tail, since=query.since)
+            try:
+                streams.append(await stack.enter_async_context(_lines(parts, node, request)))
+            except NodeUnavailable:
+                continue
+        merged = _merge(streams)
+        if tail is None:
+            async for line in merged:
+                yield _entry(line, sources)
+            return
+        last: deque[LogLine] = deque(maxlen=tail)
+        async for line in merged:
+            last.append(line)
+    for line in last:
+        yield _entry(line, sources)
+
+
+async def follow(parts: ApiParts, query: LogsQuery) -> AsyncIterator[LogEntry]:
+    """The last lines, then every new one, of present and future instances, until the caller stops."""
+    newest = query.since
+    async for entry in _history_if_any(parts, query):
+        newest = entry.at.timestamp()
+        yield entry
+    # From here each node is asked from the last line on; what was seen of that instant isn't told again.
+    lines: asyncio.Queue[tuple[LogLine, str, str]] = asyncio.Queue(_QUEUE)
+    begun = parts.clock().timestamp()
+    follower = _Follower(
+        parts, query, lines, since=newest if newest is not None else begun, strictly=newest != query.since
+    )
+    watching = asyncio.ensure_future(follower.run())
+    try:
+        while True:
+            getting = asyncio.ensure_future(lines.get())
+            await asyncio.wait({getting, watching}, return_when=asyncio.FIRST_COMPLETED)
+            if not getting.done():
+                getting.cancel()
+                watching.result()
+                return
+            line, process, release = getting.result()
+            yield _labelled(line, process, release)
+    finally:
+        watching.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await watching
+
+
+class _Follower:
+    """Keeps one stream open for each node's present instances of the app."""
+
+    def __init__(
+        self,
+        parts: ApiParts,
+        query: LogsQuery,
+        lines: asyncio.Queue[tuple[LogLine, str, str]],
+        *,
+        since: float,
+        strictly: bool,
+    ) -> None:
+        self._parts, self._query, self._lines = parts, query, lines
+        self._seen: dict[InstanceId, float] = {}
+        self._since, self._strictly = since, strictly
+        self._followed: set[InstanceId] = set()
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as tasks, self._parts.bus.subscribe("instance.") as bell:
+            while True:
+                with contextlib.suppress(Unavailable):  # While the database is away, what is followed goes on.
+                    for source in (await _sources(self._parts, self._query)).values():
+                        instance = source.instance
+                        present = instance.removed_at is None and instance.node is not None
+                        if present and instance.id not in self._followed:
+                            self._followed.add(instance.id)
+                            tasks.create_task(self._follow(source), name=f"follow {instance.id}")
+                await bell.next(timeout_seconds=_LOOK_SECONDS)
+
+    async def _follow(self, source: _Source) -> None:
+        """One instance's lines to the end of its stream; it is taken up again by the next look."""
+        instance = source.instance
+        assert instance.node is not None
+        since = self._seen.get(instance.id, self._since)
+        request = LogsRequest(instances=[instance.id], follow=True, tail=None, since=since)
+        try:
+            async with _lines(self._parts, instance.node, request) as stream:
+                async for line in stream:
+                    if line.at < since or (self._strictly and line.at == since):
+                        continue
+                    self._seen[instance.id] = line.at
+                    await self._lines.put((line, instance.process, source.release))
+        except NodeUnavailable:
+            await asyncio.sleep(_LOOK_SECONDS)
+        finally:
+            self._followed.discard(instance.id)
+
+
+async def _history_if_any(parts: ApiParts, query: LogsQuery) -> AsyncIterator[LogEntry]:
+    """A follower whose node is away now waits for it, rather than being refused."""
+    if query.tail == 0:
+        return
+    try:
+        async for entry in history(parts, query):
+            yield entry
+    except NodeUnavailable:
+        return
+
+
+async def _sources(parts: ApiParts, query: LogsQuery) -> dict[InstanceId, _Source]:
+    async with parts.store.reading() as work:
+        tenant = work.for_organisation(query.organisation)
+        instances = await tenant.instances.recent_of_app(query.app, limit=_RECENT_INSTANCES)
+        living = {i.id for i in instances}
+        instances += [i for i in await tenant.instances.of_app(query.app) if i.id not in living]
+        releases = await tenant.releases.some({i.release for i in instances})
+    return {
+        i.id: _Source(i, releases[i.release].label if i.release in releases else i.release)
+        for i in instances
+        if i.node is not None
+        and query.process in {None, i.process}
+        and (query.instance is None or i.id == query.instance)
+    }
+
+
+def _by_node(sources: dict[InstanceId, _Source]) -> dict[NodeId, list[str]]:
+    nodes: dict[NodeId, list[str]] = {}
+    for id, source in sources.items():
+        assert source.instance.node is not None
+        nodes.setdefault(source.instance.node, []).append(id)
+    return nodes
+
+
+@contextlib.asynccontextmanager
+async def _lines(parts: ApiParts, node: NodeId, request: LogsRequest) -> AsyncIterator[AsyncIterator[LogLine]]:
+    """The lines of one stream, whole ones. Raises NodeUnavailable."""
+    stream = await parts.agents.open_stream(node, request)
+    try:
+        yield _whole_lines(stream)
+    finally:
+        await stream.close()
+
+
+async def _whole_lines(stream: Stream) -> AsyncIterator[LogLine]:
+    """Parts of a line are put together, up to a limit: nobody's one line may fill our memory."""
+    begun: dict[tuple[str, str], list[str]] = {}
+    while True:
+        try:
+            message = await stream.receive()
+        except ChannelClosed:
+            return
+        if isinstance(message, StreamEnd):
+            return
+        if not isinstance(message, LogLine):
+            continue
+        key = (message.instance, message.stream)
+        pieces = begun.setdefault(key, [])
+        pieces.append(message.text)
+        if message.partial and sum(map(len, pieces)) < MAXIMUM_TEXT:
+            continue
+        text = "".join(begun.pop(key))
+        yield LogLine(instance=message.instance, at=message.at, stream=message.stream, text=text)
+
+
+async def _merge(streams: list[AsyncIterator[LogLine]]) -> AsyncIterator[LogLine]:
+    """Several streams, each in the order of time, as one."""
+    heads: list[tuple[float, int, LogLine]] = []
+    for number, stream in enumerate(streams):
+        line = await anext(stream, None)
+        if line is not None:
+            heapq.heappush(heads, (line.at, number, line))
+    while heads:
+        _, number, line = heapq.heappop(heads)
+        yield line
+        following = await anext(streams[number], None)
+        if following is not None:
+            heapq.heappush(heads, (following.at, number, following))
+
+
+def _entry(line: LogLine, sources: dict[InstanceId, _Source]) -> LogEntry:
+    source = sources.get(InstanceId(line.instance))
+    return _labelled(line, source.instance.process if source else "", source.release if source else "")
+
+
+def _labelled(line: LogLine, process: str, release: str) -> LogEntry:
+    return LogEntry(
+        at=dt.datetime.fromtimestamp(line.at, dt.UTC),
+        instance=line.instance,
+        process=process,
+        release=release,
+        stream=line.stream,
+        text=line.text,
+    )

@@ -1,0 +1,157 @@
+"""Logs over HTTP: as lines of JSON, as server-sent events, and over a WebSocket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response, WebSocket, WebSocketDisconnect
+from fastapi.responses import StreamingResponse
+
+from shellwego.control.api import problems, sse
+from shellwego.control.api.calls import Credential, caller_of, credential_of
+from shellwego.control.api.log_streams import DEFAULT_TAIL, MAXIMUM_TAIL, LogsQuery, follow, history
+from shellwego.control.api.parts import ApiParts, parts_of
+from shellwego.control.api.sse import still_welcome
+from shellwego.core.errors import InvalidField, ShellWeGoError
+from shellwego.protocol import public
+
+router = APIRouter(prefix="/v1/apps/{app}/logs", tags=["logs"])
+
+JSON_LINES = "application/x-ndjson"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    follow: Annotated[bool, Query(description="Go on with what comes. Server-sent events imply it.")] = False
+    tail: Annotated[int | None, Query(ge=0, le=MAXIMUM_TAIL, description="Lines from the end; 100 at first.")] = None
+    since: Annotated[dt.datetime | None, Query(description="RFC 3339; lines from then on.")] = None
+    process: Annotated[str | None, Query(max_length=40)] = None
+    instance: Annotated[str | None, Query(max_length=64)] = None
+
+
+@router.get(
+    "",
+    operation_id="readLogs",
+    response_class=StreamingResponse,
+    responses={
+        200: {
+            "content": {kind: {"schema": {"type": "string"}} for kind in (JSON_LINES, sse.MEDIA_TYPE)},
+            "description": "LogEntry objects, one a line; with Accept: text/event-stream, each the data of one event.",
+        }
+    },
+)
+async def read_logs(
+    request: Request,
+    app: str,
+    wanted: Annotated[Wanted, Depends()],
+    credential: Annotated[Credential, Depends(credential_of)],
+    last_event_id: Annotated[str | None, Header(max_length=64)] = None,
+) -> Response:
+    """What an app's instances printed and, following, what they print."""
+    parts = parts_of(request)
+    query = await _query(parts, credential, app, wanted, resume=last_event_id)
+    if sse.MEDIA_TYPE in request.headers.get("accept", ""):
+        return sse.stream(_events(follow(parts, query)), parts, credential)
+    entries = follow(parts, query) if wanted.follow else history(parts, query)
+    # The first entry is waited for here, so that a node that is away is a 503 and not half an answer.
+    first = None if wanted.follow else await anext(entries, None)
+    return StreamingResponse(_json_lines(first, entries, parts, credential), media_type=JSON_LINES)
+
+
+@router.websocket("/stream")
+async def stream_logs(socket: WebSocket, app: str, wanted: Annotated[Wanted, Depends()]) -> None:
+    """The same, followed: one text message of JSON per line."""
+    parts = parts_of(socket)
+    try:
+        credential = credential_of(socket)
+        query = await _query(parts, credential, app, wanted)
+    except ShellWeGoError as error:
+        await socket.send_denial_response(problems.refusal(error, problems.request_id_of(socket)))
+        return
+    await socket.accept()
+    sending = asyncio.ensure_future(_send(socket, follow(parts, query)))
+    stopping = asyncio.ensure_future(parts.stopping.wait())
+    leaving = asyncio.ensure_future(_left(socket))
+    try:
+        while not (sending.done() or stopping.done() or leaving.done()):
+            await asyncio.wait(
+                {sending, stopping, leaving},
+                timeout=parts.settings.heartbeat_seconds,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if not await still_welcome(parts, credential):
+                break
+    finally:
+        for task in (sending, stopping, leaving):
+            task.cancel()
+        await asyncio.gather(sending, stopping, leaving, return_exceptions=True)
+        with contextlib.suppress(RuntimeError, WebSocketDisconnect):
+            await socket.close(1001 if parts.stopping.is_set() else 1000)
+
+
+async def _query(
+    parts: ApiParts, credential: Credential, reference: str, wanted: Wanted, *, resume: str | None = None
+) -> LogsQuery:
+    """Raises Unauthenticated, NotFound, InvalidField."""
+    since = wanted.since.timestamp() if wanted.since is not None else None
+    tail = wanted.tail
+    if resume:
+        try:
+            since, tail = float(dt.datetime.fromisoformat(resume).timestamp()), None
+        except (ValueError, OverflowError) as error:
+            raise InvalidField("Last-Event-ID", "is not the id of an event of this stream.") from error
+    elif tail is None and since is None:
+        tail = DEFAULT_TAIL
+    async with parts.store.reading() as work:
+        caller, _ = await caller_of(work, credential)
+        tenant = work.for_organisation(caller.organisation)
+        app = await tenant.apps.named(reference)
+        if wanted.instance is not None:
+            await tenant.instances.get(wanted.instance)
+    return LogsQuery(caller.organisation, app.id, tail, since, wanted.process, wanted.instance)
+
+
+async def _events(entries: AsyncIterator[public.LogEntry]) -> AsyncIterator[bytes]:
+    async for entry in entries:
+        yield sse.Event(entry.at.isoformat(), "log", entry.model_dump_json()).encode()
+
+
+async def _json_lines(
+    first: public.LogEntry | None, entries: AsyncIterator[public.LogEntry], parts: ApiParts, credential: Credential
+) -> AsyncIterator[bytes]:
+    if first is not None:
+        yield first.model_dump_json().encode() + b"\n"
+    stopping = asyncio.ensure_future(parts.stopping.wait())
+    try:
+        while not stopping.done():
+            pending = asyncio.ensure_future(anext(entries, None))
+            while not (pending.done() or stopping.done()):
+                await asyncio.wait(
+                    {pending, stopping}, timeout=parts.settings.heartbeat_seconds, return_when=asyncio.FIRST_COMPLETED
+                )
+                if not pending.done() and not await still_welcome(parts, credential):
+                    break
+            if not pending.done() or (entry := pending.result()) is None:
+                pending.cancel()
+                return
+            yield entry.model_dump_json().encode() + b"\n"
+    finally:
+        stopping.cancel()
+
+
+async def _send(socket: WebSocket, entries: AsyncIterator[public.LogEntry]) -> None:
+    with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+        async for entry in entries:
+            await socket.send_text(entry.model_dump_json())
+
+
+async def _left(socket: WebSocket) -> None:
+    """Ends when the reader has gone; what they send is nothing to us."""
+    with contextlib.suppress(WebSocketDisconnect, RuntimeError):
+        while True:
+            await socket.receive_bytes()

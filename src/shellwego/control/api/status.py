@@ -1,0 +1,64 @@
+"""The whole cloud in one answer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+
+from fastapi import APIRouter
+
+from shellwego.control.api import answers
+from shellwego.control.api.calls import AnyCall
+from shellwego.control.api.strict_json import StrictRoute
+from shellwego.core.apps import AppStatus
+from shellwego.core.nodes import NodeState
+from shellwego.protocol import public
+
+router = APIRouter(prefix="/v1/status", tags=["status"], route_class=StrictRoute)
+
+
+@router.get("", operation_id="getStatus")
+async def get_status(call: AnyCall) -> public.CloudStatus:
+    """Operators see the cloud; others their own organisation, without nodes and edges."""
+    operator = call.caller.operator
+    tenant = call.work.for_the_cloud() if operator else call.tenant
+    settings = call.parts.settings
+    apps = await answers.apps(tenant, await tenant.apps.all(), settings)
+    nodes = await answers.nodes(call.work, call.work.now) if operator else []
+    edges = await call.work.edges.all() if operator else []
+    instances = await tenant.instances.count_by_state()
+    problems = [
+        *(f"Node {n.name} isn't connected. Its apps go on running; look at its agent." for n in nodes if _is_away(n)),
+        *(f"Node {n.name}: {warning}" for n in nodes for warning in n.warnings),
+        *(
+            f"Node {n.name} runs {len(n.unclaimed)} instances that this server knows nothing of. Was an older database "
+            f"restored? They are never removed by themselves."
+            for n in nodes
+            if n.unclaimed
+        ),
+        *(f"Edge {e.id}: {problem}" for e in edges for problem in e.problems),
+        *(
+            f"App {a.name} has crashed: {a.status_reason}. See `shellwego logs {a.name}`."
+            for a in apps
+            if a.status is AppStatus.CRASHED
+        ),
+    ]
+    if operator and not nodes:
+        problems.insert(0, "There is no node yet: nothing can run. Start an agent.")
+    return public.CloudStatus(
+        version=settings.version,
+        domain=settings.domain,
+        apps=dict(sorted(Counter(app.status.value for app in apps).items())),
+        instances={state.value: count for state, count in sorted(instances.items())},
+        nodes=nodes,
+        edges=[_edge(dataclasses.asdict(edge)) for edge in edges],
+        problems=problems,
+    )
+
+
+def _edge(fields: dict[str, object]) -> dict[str, object]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+
+
+def _is_away(node: public.Node) -> bool:
+    return node.state is NodeState.UNREACHABLE
