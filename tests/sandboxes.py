@@ -202,7 +202,7 @@ def find_remains(cloud: str, scratch: Path) -> dict[str, object]:
         "mounts": [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if cloud in line],
         "groups": [str(path) for path in Path("/sys/fs/cgroup").glob(f"*/shellwego/{cloud}")],
         "processes": [
-            path.name for path in Path("/proc").iterdir() if path.name.isdecimal() and cloud in _command_line(path)
+            line for path in Path("/proc").glob("[0-9]*") if cloud in (line := f"{path.name} {_read(path / 'cmdline')}")
         ],
         "folders": [str(path) for path in Path("/run/shellwego").glob(cloud)],
         "loops": [
@@ -211,10 +211,6 @@ def find_remains(cloud: str, scratch: Path) -> dict[str, object]:
         "layers": [str(path) for path in (scratch / "state").rglob("*")],
     }
     return {key: value for key, value in found.items() if value}
-
-
-def _command_line(process: Path) -> str:
-    return _read(process / "cmdline")
 
 
 def _read(path: Path) -> str:

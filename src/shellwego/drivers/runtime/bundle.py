@@ -17,6 +17,7 @@ from shellwego.drivers.runtime.cgroups import CGroups
 from shellwego.drivers.runtime.monitor import read_exit
 from shellwego.drivers.runtime.port import Observed
 from shellwego.drivers.runtime.processes import ProcessMark
+from shellwego.drivers.runtime.smallfiles import read_small
 
 _UNSEEN = ExitStatus(ExitReason.UNKNOWN, message="ended while nobody watched (the machine restarted, say)")
 _INTERRUPTED = ExitStatus(ExitReason.UNKNOWN, message="its start was interrupted")
@@ -102,10 +103,10 @@ class Bundle:
         new.rename(self.record)  # A tmpfs: what matters is that nobody reads half of it.
 
     def find_record(self) -> Record | None:
-        try:
-            said = json.loads(self.record.read_text())
-        except FileNotFoundError:
+        text = read_small(f"{self.path}/started.json")
+        if text is None:
             return None
+        said = json.loads(text)
         return Record(
             ProcessMark(*said["first"]), ProcessMark(*said["monitor"]), said["started_at"], Path(said["log_path"])
         )
@@ -129,7 +130,7 @@ def look_at(bundle: Bundle, groups: CGroups) -> Observed | None:
     record = bundle.find_record()
     if record is None:
         return Observed(bundle.id, running=False, exit=_INTERRUPTED) if bundle.path.exists() else None
-    status = read_exit(bundle.exit_file)
+    status = read_exit(f"{bundle.path}/{bundle.id}")
     # Between the app's end and the monitor's word about it, the monitor still writes the last lines.
     if status is None and (record.first.is_alive() or record.monitor.is_alive()):
         return Observed(
@@ -139,7 +140,7 @@ def look_at(bundle: Bundle, groups: CGroups) -> Observed | None:
             memory_bytes=groups.memory_bytes(bundle.id),
             cpu_seconds=groups.cpu_seconds(bundle.id),
         )
-    status = status or read_exit(bundle.exit_file) or _UNSEEN
+    status = status or read_exit(f"{bundle.path}/{bundle.id}") or _UNSEEN
     died_of_memory = bundle.out_of_memory.exists() or (
         status.reason is not ExitReason.EXITED and groups.out_of_memory_kills(bundle.id) > 0
     )

@@ -13,6 +13,8 @@ import signal
 from pathlib import Path
 from typing import Protocol
 
+from shellwego.drivers.runtime.smallfiles import read_small
+
 SYSTEM = Path("/sys/fs/cgroup")
 _V1_CONTROLLERS = frozenset({"cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "systemd"})
 _V1_OTHERS = frozenset({"net_cls", "net_prio", "perf_event", "hugetlb", "rdma", "misc", "unified"})
@@ -68,17 +70,17 @@ class CGroupsV2:
         return None
 
     def out_of_memory_kills(self, name: str) -> int:
-        return _counter(self._base / name / "memory.events", "oom_kill")
+        return _counter(f"{self._base}/{name}/memory.events", "oom_kill")
 
     def memory_bytes(self, name: str) -> int | None:
-        used = _number(self._base / name / "memory.current")
+        used = _number(f"{self._base}/{name}/memory.current")
         if used is None:
             return None
-        return max(0, used - _counter(self._base / name / "memory.stat", "inactive_file"))
+        return max(0, used - _counter(f"{self._base}/{name}/memory.stat", "inactive_file"))
 
     def cpu_seconds(self, name: str) -> float | None:
-        path = self._base / name / "cpu.stat"
-        return _counter(path, "usage_usec") * _MICROSECONDS if path.exists() else None
+        path = f"{self._base}/{name}/cpu.stat"
+        return None if read_small(path) is None else _counter(path, "usage_usec") * _MICROSECONDS
 
     def pids(self, name: str) -> set[int]:
         return _pids(self._base / name)
@@ -129,17 +131,17 @@ class CGroupsV1:
             os.close(control)
 
     def out_of_memory_kills(self, name: str) -> int:
-        return _counter(self._bases["memory"] / name / "memory.oom_control", "oom_kill")
+        return _counter(f"{self._bases['memory']}/{name}/memory.oom_control", "oom_kill")
 
     def memory_bytes(self, name: str) -> int | None:
-        group = self._bases["memory"] / name
-        used = _number(group / "memory.usage_in_bytes")
+        group = f"{self._bases['memory']}/{name}"
+        used = _number(f"{group}/memory.usage_in_bytes")
         if used is None:
             return None
-        return max(0, used - _counter(group / "memory.stat", "total_inactive_file"))
+        return max(0, used - _counter(f"{group}/memory.stat", "total_inactive_file"))
 
     def cpu_seconds(self, name: str) -> float | None:
-        used = _number(self._bases["cpuacct"] / name / "cpuacct.usage")
+        used = _number(f"{self._bases['cpuacct']}/{name}/cpuacct.usage")
         return None if used is None else used * _NANOSECONDS
 
     def pids(self, name: str) -> set[int]:
@@ -164,21 +166,16 @@ class CGroupsV1:
         return not left
 
 
-def _number(path: Path) -> int | None:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        return None
+def _number(path: str) -> int | None:
+    text = read_small(path)
+    return int(text) if text else None
 
 
-def _counter(path: Path, name: str) -> int:
-    try:
-        text = path.read_text()
-    except OSError:
-        return 0
+def _counter(path: str, name: str) -> int:
+    text = read_small(path) or b""
     for line in text.splitlines():
-        key, _, value = line.partition(" ")
-        if key == name:
+        key, _, value = line.partition(b" ")
+        if key == name.encode():
             return int(value)
     return 0
 

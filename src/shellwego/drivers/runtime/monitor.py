@@ -18,6 +18,7 @@ from shellwego.core.errors import EngineMissing, StartFailed
 from shellwego.core.instances import ExitReason, ExitStatus
 from shellwego.drivers.runtime.cgroups import CGroups
 from shellwego.drivers.runtime.processes import wait_readable
+from shellwego.drivers.runtime.smallfiles import read_small
 from shellwego.kit.commands import Command
 from shellwego.kit.faults import fault_point, reach
 
@@ -108,15 +109,15 @@ def reopen_log(bundle: Path) -> bool:
     return True
 
 
-def read_exit(path: Path) -> ExitStatus | None:
+def read_exit(path: str) -> ExitStatus | None:
     """
     What the monitor saw, or None while it hasn't. It writes 128+n for signal n, as a shell does, so a program that
     exits with such a number by itself looks the same.
     """
-    try:
-        status = int(path.read_text())
-    except (OSError, ValueError):
+    text = read_small(path)
+    if not text:
         return None
+    status = int(text)
     number = status - 128
     if 0 < number <= _MOST_SIGNALS:
         name = signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"

@@ -21,17 +21,17 @@ class OutOfMemoryWatch:
     def __init__(self, groups: CGroups, act: Callable[[str], None]) -> None:
         self._groups = groups
         self._act = act
-        self._events: dict[str, int] = {}
+        self._events: dict[str, int | None] = {}
 
     def ensure_watched(self, name: str) -> None:
         """Also after our own restart: the kernel's events end with the process that asked for them."""
         if name in self._events:
             return
-        event = self._groups.watch_out_of_memory(name)
-        if event is None:
-            return
-        self._events[name] = event
-        asyncio.get_running_loop().add_reader(event, self._happened, name)
+        event = self._events[name] = self._groups.watch_out_of_memory(name)
+        if event is not None:
+            asyncio.get_running_loop().add_reader(event, self._happened, name)
+        if self._groups.out_of_memory_kills(name):  # Asked last, so that none falls in between.
+            self._happened(name)
 
     def forget(self, name: str) -> None:
         """To be called before the group is removed, which the kernel reports as an event too."""

@@ -13,8 +13,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from shellwego.drivers.runtime.smallfiles import read_small
+
 _START_TIME = 19  # Field 22 of proc_pid_stat(5), counted from the field after the name.
-_STATE = 0
+_STATE, _FLAGS = 0, 6
+_KERNEL_THREAD = 0x00200000
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,26 +100,37 @@ def _wake(waiting: asyncio.Future[None]) -> None:
         waiting.set_result(None)
 
 
-def find_by_argument(*wanted: str) -> list[ProcessMark]:
-    """Every process that has one of these arguments in its command line: slow, for what left no other trace."""
+def find_by_argument(*wanted: str) -> tuple[list[ProcessMark], bool]:
+    """
+    Every process that has one of these arguments in its command line, and whether that was all: in the middle of
+    execve(2) a process has no command line. Slow, for what left no other trace.
+    """
     sought = {argument.encode() for argument in wanted}
-    found = []
+    found, is_sure = [], True
     for entry in os.scandir("/proc"):
         if not entry.name.isdecimal():
             continue
-        try:
-            arguments = (Path(entry.path) / "cmdline").read_bytes().split(b"\0")
-        except OSError:
+        line = read_small(f"/proc/{entry.name}/cmdline")
+        if line is None:
             continue
-        if not sought.isdisjoint(arguments) and (mark := mark_process(int(entry.name))) is not None:
+        if not line:
+            is_sure = is_sure and not _is_between_programs(int(entry.name))
+        elif not sought.isdisjoint(line.split(b"\0")) and (mark := mark_process(int(entry.name))) is not None:
             found.append(mark)
-    return found
+    return found, is_sure
+
+
+def _is_between_programs(pid: int) -> bool:
+    text = read_small(f"/proc/{pid}/stat")
+    if text is None:
+        return False
+    fields = text.rpartition(b")")[2].split()
+    return fields[_STATE] not in (b"Z", b"X") and not int(fields[_FLAGS]) & _KERNEL_THREAD
 
 
 def _stat(pid: int) -> tuple[int, bool] | None:
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except OSError:
+    text = read_small(f"/proc/{pid}/stat")
+    if text is None:
         return None
-    fields = text.rpartition(")")[2].split()
-    return int(fields[_START_TIME]), fields[_STATE] not in "ZX"
+    fields = text.rpartition(b")")[2].split()
+    return int(fields[_START_TIME]), fields[_STATE] not in (b"Z", b"X")

@@ -58,6 +58,7 @@ STOP_REMOVED = fault_point("runtime.stop.removed")
 _SECRETS_MIB = 256
 _CREATE_SECONDS, _COMMAND_SECONDS = 60.0, 30.0
 _KILL_SECONDS, _LAST_LINES_SECONDS = 10.0, 5.0
+_QUIET_LOOKS = 2
 _REOPEN_SECONDS = 2.0
 _FIRST_POLL_SECONDS, _LONGEST_POLL_SECONDS = 0.002, 0.1
 
@@ -180,10 +181,7 @@ class OciRuntime(ABC):
         seen = await asyncio.to_thread(self._look)
         for observed in seen:
             if observed.running:
-                if self._groups.out_of_memory_kills(observed.id):
-                    self._end_out_of_memory(observed.id)  # It happened while nobody watched.
-                else:
-                    self._out_of_memory.ensure_watched(observed.id)
+                self._out_of_memory.ensure_watched(observed.id)
         return seen
 
     async def exec(
@@ -240,7 +238,7 @@ class OciRuntime(ABC):
             mounts.unmount(self._base)
             shutil.rmtree(self._base)
         shutil.rmtree(self._layers, ignore_errors=True)
-        await self._remove_groups("")
+        await self._remove_groups("", within_seconds=2)  # Another driver of this cloud may still have some.
 
     def close(self) -> None:
         """Stop watching. The sandboxes run on; the next agent watches them again."""
@@ -374,13 +372,17 @@ class OciRuntime(ABC):
     async def _kill_unrecorded(self, bundle: Bundle) -> None:
         """
         End a start that no agent waits for any more. Its monitor may be about to fork, and the runtime to create the
-        sandbox; all of them name the folder, so we look until nobody does.
+        sandbox; all of them name the folder, so we look until nobody does, twice: one look can miss a child that is
+        born while it goes on.
         """
-        while found := find_by_argument(f"--bundle={bundle.path}", str(bundle.path)):
+        deadline, quiet = time.monotonic() + _KILL_SECONDS, 0
+        while quiet < _QUIET_LOOKS and time.monotonic() < deadline:
+            found, is_sure = await asyncio.to_thread(find_by_argument, f"--bundle={bundle.path}", str(bundle.path))
             for mark in found:
                 mark.send(signal.SIGKILL)
-            if not await wait_for_end(found, timeout_seconds=_KILL_SECONDS):
-                raise StartFailed(f"What is left of the last start of {bundle.id} could not be ended.")
+            await wait_for_end(found, timeout_seconds=_KILL_SECONDS)
+            quiet = quiet + 1 if is_sure and not found else 0
+            await asyncio.sleep(_FIRST_POLL_SECONDS)
 
     async def _kill_all(self, id: InstanceId) -> None:
         deadline = time.monotonic() + _KILL_SECONDS
@@ -395,10 +397,10 @@ class OciRuntime(ABC):
             await asyncio.sleep(wait)
             wait = min(wait * 2, _LONGEST_POLL_SECONDS)
 
-    async def _remove_groups(self, name: str) -> None:
+    async def _remove_groups(self, name: str, *, within_seconds: float = _KILL_SECONDS) -> None:
         # A group is busy until the kernel has taken its last dead process apart, which it tells nobody.
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_KILL_SECONDS):
+            async with asyncio.timeout(within_seconds):
                 await _until(lambda: self._groups.remove(name))
 
     @abstractmethod
