@@ -12,7 +12,7 @@ from shellwego.cli.following import check_succeeded, follow
 from shellwego.cli.groups import App, Wait, group, now
 from shellwego.cli.here import Here, command
 from shellwego.cli.output import Column, age
-from shellwego.cli.waiting import Timeout, wait_until_running, wait_until_stopped
+from shellwego.cli.waiting import Timeout, wait_until_gone, wait_until_running, wait_until_stopped
 from shellwego.core.errors import InvalidField
 
 if TYPE_CHECKING:
@@ -136,6 +136,8 @@ async def delete(
     here: Here,
     name: Annotated[str, App],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    wait: Annotated[bool, Wait] = False,
+    timeout: Timeout = 300,
 ) -> None:
     """
     Delete an app with its releases, config and logs. Asks for its name unless --yes.
@@ -143,7 +145,7 @@ async def delete(
     \b
     Examples:
       shellwego apps delete hello
-      shellwego apps delete hello --yes
+      shellwego apps delete hello --yes --wait
     """
     async with here.cloud() as cloud:
         found = await cloud.apps.get(name)
@@ -155,7 +157,9 @@ async def delete(
                 here.output.say("That is not its name. Nothing was deleted.")
                 raise typer.Exit(1)
         await cloud.apps.delete(found.id)
-    here.output.say(f"{found.name} is deleted.")
+        if wait:
+            await wait_until_gone(here, cloud, found.id, timeout)
+    here.output.say(f"{found.name} is gone." if wait else f"{found.name} is being deleted.")
 
 
 def show(here: Here, found: AppAnswer) -> None:

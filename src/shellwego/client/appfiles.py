@@ -11,7 +11,6 @@ from typing import Any
 
 from shellwego.core.appfile import AppFile, BuildWish, HealthWish, ProcessWish, ResourcesWish
 from shellwego.core.errors import InvalidField
-from shellwego.core.health import CheckKind
 from shellwego.protocol.public import (
     BuildOptions,
     DeploymentCreate,
@@ -73,7 +72,7 @@ def _health(wish: HealthWish | None) -> Health | None:
     return Health(
         **_spoken(
             {
-                "kind": wish.kind or CheckKind.TCP,
+                "kind": wish.kind,
                 "path": wish.path,
                 "command": command,
                 "interval_seconds": wish.interval_seconds,
