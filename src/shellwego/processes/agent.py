@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         cloud = load_cloud(given.data_dir.absolute())
         cloud.make_directories()
-        begin("agent", cloud)
+        begin("agent", cloud.logs)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_until_signalled(cloud))
     except ShellWeGoError as error:

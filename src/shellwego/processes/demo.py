@@ -83,7 +83,8 @@ def main() -> None:
     began = time.monotonic()
     examples = Path.cwd() / "examples"
     with tempfile.TemporaryDirectory(prefix="shellwego-demo-") as directory:
-        demo = Demo(Path(directory) / "cloud", examples, *_free_ports(3))
+        api_port, http_port, https_port = _free_ports(3)
+        demo = Demo(Path(directory) / "cloud", examples, api_port, http_port, https_port)
         try:
             with _cloud(demo):
                 _show(demo)
@@ -104,7 +105,7 @@ def _show(demo: Demo) -> None:
         if not (demo.examples / name).is_dir():
             continue
         _say(f"Build and deploy examples/{name}")
-        took = _timed(lambda name=name: demo.shellwego("deploy", str(demo.examples / name), "--name", name, "--wait"))  # type: ignore[misc]
+        took = _timed(lambda name=name: demo.shellwego("deploy", str(demo.examples / name), "--name", name, "--wait"))
         status, body = demo.get(name)
         if status != 200:
             raise DemoFailed(f"{name} answers {status}: {body[:200]}")

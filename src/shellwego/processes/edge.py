@@ -31,6 +31,7 @@ from shellwego.edge.link import ServerLink
 from shellwego.edge.reconciler import EdgeReconciler, EdgeSettings
 from shellwego.kit.clock import utc_now
 from shellwego.kit.supervise import forever
+from shellwego.processes.child import begin
 
 log = structlog.get_logger()
 
@@ -193,7 +194,9 @@ async def _until_signalled(options: EdgeOptions) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    asyncio.run(_until_signalled(parse_options(arguments)))
+    options = parse_options(arguments)
+    begin("edge", options.data_dir / "logs")
+    asyncio.run(_until_signalled(options))
 
 
 def _port(text: str) -> int:

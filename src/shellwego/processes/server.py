@@ -19,7 +19,7 @@ import structlog
 import uvloop
 
 from shellwego import __version__
-from shellwego.control.api import create_api
+from shellwego.control.api.create import create_api
 from shellwego.control.api.parts import ApiParts, ApiSettings
 from shellwego.control.api.serving import serve
 from shellwego.control.controllers.assignments import AssignmentsController
@@ -200,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="shellwego server", description="Run a cloud's API and controllers.")
     parser.add_argument("--data-dir", type=Path, required=True, help="the cloud's directory")
     cloud = load_cloud(parser.parse_args(arguments).data_dir)
-    begin("server", cloud)
+    begin("server", cloud.logs)
     uvloop.run(_until_signalled(cloud))
 
 

@@ -139,10 +139,7 @@ async def _run(cloud: Cloud, engines: Engines) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    children = tuple(
-        Child(name, (sys.executable, "-m", f"shellwego.processes.{name}", "--data-dir", str(cloud.data)))
-        for name in ("server", "agent", "edge")
-    )
+    children = _children(cloud, engines)
     supervisor = Supervisor(
         cloud.logs,
         on_end=lambda name, status: typer.echo(
@@ -192,6 +189,20 @@ async def _run(cloud: Cloud, engines: Engines) -> int:
     await stopping
     typer.echo("Stopped.", err=True)
     return 0
+
+
+def _children(cloud: Cloud, engines: Engines) -> tuple[Child, ...]:
+    def module(name: str) -> tuple[str, ...]:
+        return (sys.executable, "-m", f"shellwego.processes.{name}", "--data-dir", str(cloud.data))
+
+    identity = cloud.identity
+    edge = (
+        *module("edge"),
+        *("--run-dir", str(cloud.run), "--domain", identity.domain, "--address", identity.bind),
+        *("--http-port", str(identity.http_port), "--https-port", str(identity.https_port)),
+        *("--namespace", str(cloud.namespace), "--haproxy", str(engines.haproxy)),
+    )
+    return Child("server", module("server")), Child("agent", module("agent")), Child("edge", edge)
 
 
 async def _wait_until_ready(cloud: Cloud, stop: asyncio.Event) -> bool:

@@ -217,12 +217,16 @@ class BuildsController:
         return resolved, Found(commands=plan.processes, exposed_ports=resolved.config.exposed_ports)
 
 
+OWN_BASE = "shellwego/base-"
+"""How the Dockerfiles that we write name this cloud's base images; `shellwego/base-python` is `base/python`."""
+
+
 def stand_ins(names: tuple[str, ...], mappings: list[ImageMappingRecord]) -> dict[str, str]:
     """
     The image that stands in for each name, by the longest pattern that fits: the more somebody wrote, the more they
-    meant it. Pure.
+    meant it. Our own bases always stand for themselves. Pure.
     """
-    found = {}
+    found = {name: f"base/{name.removeprefix(OWN_BASE)}" for name in names if name.startswith(OWN_BASE)}
     for name in names:
         spellings = {name, familiar_name(name)}
         fitting = [m for m in mappings if any(fnmatch.fnmatchcase(s, m.pattern) for s in spellings)]
