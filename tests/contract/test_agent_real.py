@@ -20,6 +20,7 @@ import pytest
 from tests.images import busybox_layout
 from tests.integration.agent_world import TalkingServer
 from tests.leaks import inventory
+from tests.unit.agent.factories import assignment
 from tests.unit.agent.factories import spec as some_spec
 
 from shellwego.agent.node import stop_everything
@@ -40,7 +41,6 @@ from shellwego.protocol.messages import (
     Message,
     StreamEnd,
 )
-from tests.unit.agent.factories import assignment
 
 pytestmark = pytest.mark.root
 HTTP = HealthSpec(kind="http", path="/", interval_seconds=0.5, timeout_seconds=2, start_period_seconds=20, retries=2)
@@ -88,7 +88,19 @@ class Node:
 
     async def fetch(self, address: str) -> str:
         """What the app answers inside the data plane."""
-        command = ("ip", "netns", "exec", self.cloud.prefix, "wget", "-q", "-T", "5", "-O", "-", f"http://{address}:8080/")
+        command = (
+            "ip",
+            "netns",
+            "exec",
+            self.cloud.prefix,
+            "wget",
+            "-q",
+            "-T",
+            "5",
+            "-O",
+            "-",
+            f"http://{address}:8080/",
+        )
         done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=20)
         return done.stdout
 

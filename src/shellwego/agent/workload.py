@@ -7,6 +7,7 @@ image's file system is a stranger's: a link in it may point anywhere, so paths a
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Collection
 from ipaddress import IPv4Address
 from pathlib import Path, PurePosixPath
@@ -115,11 +116,11 @@ def read_inside(rootfs: Path, path: str) -> bytes:
         descriptor = os.open(rootfs.joinpath(*inside), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return b""
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        return b""
     with os.fdopen(descriptor, "rb") as file:
-        try:
-            content = file.read(_MOST_BYTES + 1)
-        except OSError:  # A directory, or something stranger.
-            return b""
+        content = file.read(_MOST_BYTES + 1)
     return content if len(content) <= _MOST_BYTES else b""
 
 
