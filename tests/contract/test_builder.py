@@ -12,6 +12,7 @@ import secrets
 import shutil
 import socket
 import subprocess
+import sys
 import tarfile
 from collections.abc import AsyncIterator, Iterator
 from fnmatch import fnmatchcase
@@ -34,6 +35,7 @@ from shellwego.drivers.images.builder import BuildKitBuilder
 from shellwego.drivers.images.port import Builder, BuildLimits, BuildRequest, ImageStore
 from shellwego.drivers.images.source_files import read_source_files
 from shellwego.drivers.images.store import DirectoryImageStore
+from shellwego.kit.faults import declared_points
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -117,17 +119,22 @@ def _real_builder(store: ImageStore, prefix: str, directory: Path, **changes: ob
     return BuildKitBuilder(**(settings | changes))  # type: ignore[arg-type]
 
 
+def _fresh_prefix() -> str:
+    return "".join(secrets.choice("abcdefghijklmnopqrstuvwxyz234567") for _ in range(8))
+
+
 @contextlib.asynccontextmanager
 async def _world(kind: str, directory: Path) -> AsyncIterator[World]:
-    prefix = "".join(secrets.choice("abcdefghijklmnopqrstuvwxyz234567") for _ in range(8))
+    prefix = _fresh_prefix()
     store = DirectoryImageStore(directory / "store")
     base = await store.import_layout(busybox_layout(directory / "busybox"))
     builder: Builder = FakeBuilder(store) if kind == "fake" else _real_builder(store, prefix, directory)
     before = host_network()
+    made = World(builder, store, base.digest, prefix, directory)
     try:
-        yield World(builder, store, base.digest, prefix, directory)
+        yield made
     finally:
-        await builder.close()
+        await made.builder.close()
         shutil.rmtree(Path("/run/shellwego") / prefix, ignore_errors=True)
     assert inventory(prefix, directory) == []
     assert host_network() == before
@@ -337,6 +344,41 @@ RUN cat /proc/sys/kernel/random/uuid > /id
         await abandoned.close()
         real.builder = successor
         await real.build()
+
+
+@pytest.mark.root
+async def test_a_server_killed_at_any_step_of_a_build_leaves_nothing_that_stays(tmp_path: Path) -> None:
+    """After each possible end, the next server builds the same source, and then nothing is left of either."""
+    prefix = _fresh_prefix()
+    (tmp_path / "context").mkdir()
+    store = DirectoryImageStore(tmp_path / "store")
+    await store.import_layout(busybox_layout(tmp_path / "busybox"), name="base/busybox")
+    points = sorted(point for point in declared_points() if point.startswith("builder."))
+    assert len(points) >= 10
+    digests: set[str] = set()
+    for point in points:
+        await _run_child(tmp_path, prefix, faults=f"{point}=exit")
+    for _ in range(2):
+        status, said = await _run_child(tmp_path, prefix)
+        assert status == 0, said
+        digests.add(said.split()[-1])
+    assert len(digests) == 1
+    shutil.rmtree(Path("/run/shellwego") / prefix, ignore_errors=True)
+    assert inventory(prefix, tmp_path) == []
+
+
+async def _run_child(directory: Path, prefix: str, *, faults: str = "") -> tuple[int, str]:
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(Path(__file__).with_name("build_child.py")),
+        str(directory),
+        prefix,
+        env={**os.environ, "SHELLWEGO_FAULTS": faults},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await child.communicate()
+    return child.returncode or 0, said.decode()
 
 
 @pytest.mark.root

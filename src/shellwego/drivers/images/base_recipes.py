@@ -104,16 +104,13 @@ events { worker_connections 1024; }
 http {
   include /etc/nginx/mime.types;
   types {
-    application/wasm wasm;
     application/manifest+json webmanifest;
-    font/woff2 woff2;
-    image/avif avif;
     text/markdown md;
     text/javascript mjs;
   }
   default_type application/octet-stream;
   charset utf-8;
-  charset_types text/html text/css text/plain text/xml text/markdown text/javascript application/javascript
+  charset_types text/css text/plain text/xml text/markdown text/javascript application/javascript
     application/json;
   log_format app '$remote_addr "$request" $status $body_bytes_sent';
   access_log /dev/stdout app;

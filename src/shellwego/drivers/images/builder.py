@@ -89,7 +89,7 @@ class BuildKitBuilder:
         log = BuildLog(on_log, secrets=request.secrets.values())
         _check(request)
         work = self._directory / "work" / request.id
-        async with self._lane_for(request) as lane:
+        async with self._lane_for(request, log) as lane:
             done = False
             try:
                 await asyncio.to_thread(_fresh_directory, work)
@@ -109,9 +109,12 @@ class BuildKitBuilder:
 
     async def end_stale(self) -> tuple[str, ...]:
         """End what a killed server left running. Called by the first build; a server calls it when it starts."""
+        running = [name for name, lane in self._lanes.items() if lane.is_running]
+        if not running:
+            await asyncio.to_thread(shutil.rmtree, self._directory / "work", ignore_errors=True)
+        ended = await end_stale_lanes(self._prefix, running=running)
         self._swept = True
-        await asyncio.to_thread(shutil.rmtree, self._directory / "work", ignore_errors=True)
-        return await end_stale_lanes(self._prefix, running=[n for n, lane in self._lanes.items() if lane.is_running])
+        return ended
 
     async def forget(self, organisation: OrganisationId) -> None:
         """Nothing of an organisation's caches is left. Waits for its running builds."""
@@ -133,9 +136,12 @@ class BuildKitBuilder:
             (self._runtime_directory / "build").rmdir()
 
     @contextlib.asynccontextmanager
-    async def _lane_for(self, request: BuildRequest) -> AsyncIterator[Lane]:
+    async def _lane_for(self, request: BuildRequest, log: BuildLog) -> AsyncIterator[Lane]:
         name = lane_name(request.organisation, trusted=request.trusted)
-        async with self._in_use.setdefault(name, asyncio.Lock()), self._slots:
+        in_use = self._in_use.setdefault(name, asyncio.Lock())
+        if in_use.locked() or self._slots.locked():
+            log.say("# Waiting until another build has ended")
+        async with in_use, self._slots:
             async with self._starting:
                 if not self._swept:
                     await self.end_stale()

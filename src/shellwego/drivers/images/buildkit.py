@@ -77,6 +77,11 @@ def daemon_command(buildkitd: Path, *, settings: Path, socket: Path, otel_socket
     )
 
 
+def prune_command(buildctl: Path, *, socket: Path, cache_mib: int) -> Command:
+    """Throw away what was unused for the longest until the cache fits."""
+    return (str(buildctl), "--addr", f"unix://{socket}", "prune", "--all", f"--keep-storage={cache_mib}")
+
+
 def build_command(
     buildctl: Path,
     *,

@@ -195,7 +195,7 @@ class BuildGroup:
 
 def _remove_group(directory: Path) -> None:
     # A group stays busy for a moment after its last process was reaped.
-    end = time.monotonic() + 5.0
+    end = time.monotonic() + 2.0
     while True:
         try:
             directory.rmdir()

@@ -24,6 +24,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+import structlog
+
 from shellwego.core.errors import EngineMissing
 from shellwego.drivers.images import buildkit, buildkit_network
 from shellwego.drivers.images.buildkit_cgroup import BuildGroup
@@ -39,7 +41,11 @@ DAEMON_UP = fault_point("builder.lane.daemon_up")
 KILLED = fault_point("builder.lane.killed")
 NAMESPACE_GONE = fault_point("builder.lane.namespace_gone")
 
+log = structlog.get_logger()
+
 _START_SECONDS = 60.0
+_END_TRIES = 3
+_PRUNE_SECONDS = 60.0
 _HERE = Path(__file__).parent
 _STEP_LOG_BYTES = 16 << 20
 _NAMESPACES = Path("/run/netns")
@@ -120,12 +126,13 @@ class Lane:
 
     async def ensure_running(self, *, memory_mib: int, cpu_millis: int) -> None:
         """The daemon answers, under these limits and with rules for the host's addresses of now."""
-        if not self.is_running:
+        if not await self.is_quiet():
             await self.end()
             await self._start(memory_mib=memory_mib, cpu_millis=cpu_millis)
             return
         await asyncio.to_thread(self.group.create, memory_mib=memory_mib, cpu_millis=cpu_millis)
         await self._apply_rules()
+        await self._prune()
 
     async def end(self, *, gently: bool = False) -> None:
         """No process, namespace, mount or control group of the lane is left. Its cache stays."""
@@ -140,6 +147,31 @@ class Lane:
                 await process.wait()
         self._daemon = self._slirp = None
         await asyncio.to_thread(shutil.rmtree, self.settings.runtime_directory, ignore_errors=True)
+
+    async def _prune(self) -> None:
+        """
+        The cache is no larger than it may be. The daemon sees to that by itself, but only a minute after a build: a
+        few quick ones would fill the disk first.
+        """
+        assert self._daemon is not None
+        # The mount is in the daemon's namespace; proc(5) shows it to us.
+        seen = os.statvfs(f"/proc/{self._daemon.pid}/root{self.settings.directory}/root")
+        if (seen.f_blocks - seen.f_bfree) * seen.f_frsize >> 20 <= self.settings.cache_mib:
+            return
+        command = buildkit.prune_command(
+            self._programs.buildctl, socket=self.settings.socket, cache_mib=self.settings.cache_mib
+        )
+        client = await self.spawn(command, env={"HOME": "/nonexistent", "PATH": "/nonexistent"})
+        try:
+            async with asyncio.timeout(_PRUNE_SECONDS):
+                await client.communicate()
+        except TimeoutError:
+            log.warning("builder.prune_too_slow", lane=self.settings.name, seconds=_PRUNE_SECONDS)
+        finally:
+            if client.returncode is None:
+                with contextlib.suppress(ProcessLookupError):
+                    client.kill()
+                await client.wait()
 
     async def spawn(
         self, command: tuple[str, ...], *, env: dict[str, str], descriptors: Collection[int] = ()
@@ -330,14 +362,22 @@ class Lane:
 
 async def end_lane(group: BuildGroup, namespace: str) -> None:
     """End a lane by its names alone, whoever started it."""
-    if not await asyncio.to_thread(group.kill):
-        raise EngineMissing("buildkit", f"Processes of {group.path} survive SIGKILL; the kernel holds them.")
-    await reach(KILLED)
-    if (_NAMESPACES / namespace).exists():
-        with contextlib.suppress(CommandFailed):
-            await run_command(buildkit_network.namespace_delete(namespace))
-    await reach(NAMESPACE_GONE)
-    await asyncio.to_thread(group.remove)
+    for attempt in range(_END_TRIES):
+        if not await asyncio.to_thread(group.kill):
+            raise EngineMissing("buildkit", f"Processes of {group.path} survive SIGKILL; the kernel holds them.")
+        await reach(KILLED)
+        if (_NAMESPACES / namespace).exists():
+            with contextlib.suppress(CommandFailed):
+                await run_command(buildkit_network.namespace_delete(namespace))
+        await reach(NAMESPACE_GONE)
+        try:
+            await asyncio.to_thread(group.remove)
+        except OSError:
+            # A process that was being started while we killed the others has joined since. It is alone now.
+            if attempt == _END_TRIES - 1:
+                raise
+        else:
+            return
 
 
 async def end_stale_lanes(prefix: str, *, running: Collection[str] = ()) -> tuple[str, ...]:
