@@ -29,6 +29,7 @@ from shellwego.core.buildplan import plan_build
 from shellwego.core.dockerfiles import base_names
 from shellwego.core.errors import BuildFailed, InvalidField
 from shellwego.core.ids import DeploymentId, OrganisationId
+from shellwego.drivers.engines.places import install_directory
 from shellwego.drivers.images.bootstrap import bootstrap_images, default_mappings
 from shellwego.drivers.images.build_fake import FakeBuilder
 from shellwego.drivers.images.builder import BuildKitBuilder
@@ -385,7 +386,7 @@ async def _run_child(directory: Path, prefix: str, *, faults: str = "") -> tuple
 @pytest.mark.timeout(900)
 async def test_the_examples_build_from_our_own_bases(real: World) -> None:
     """The first thing that a new operator tries, on a machine that reaches no hub."""
-    directory = Path(os.environ.get("SHELLWEGO_BASES_DIR", "/var/cache/shellwego/bases"))
+    directory = install_directory().parent / "images"  # As `shellwego up` does: made once per machine.
     made = await bootstrap_images(
         store=real.store, builder=real.builder, directory=directory, on_progress=real.log.append
     )

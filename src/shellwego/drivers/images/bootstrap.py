@@ -25,6 +25,7 @@ from shellwego.core.errors import BuildFailed, EngineMissing
 from shellwego.core.ids import DeploymentId, OrganisationId
 from shellwego.drivers.images import base_layouts
 from shellwego.drivers.images.base_recipes import NODE, PYTHON, STATIC, Recipe
+from shellwego.drivers.images.builder import BuildKitBuilder
 from shellwego.drivers.images.port import Builder, BuildLimits, BuildRequest, ImageStore, Resolved
 from shellwego.kit.commands import Command, CommandFailed, run_command
 from shellwego.kit.faults import fault_point, reach
@@ -64,16 +65,53 @@ def default_mappings() -> tuple[tuple[str, str], ...]:
     (pattern of a name in a Dockerfile, image of this cloud): what may stand in for a hub's image. Only where the
     replacement is the same kind of system: a `-alpine` image is not Debian and an `nginx` image has its own files.
     """
-    debian_tags = ("", ":latest", ":slim", f":{SUITE}", f":{SUITE}-slim", ":stable", ":stable-slim")
-    patterns = [(f"debian{tag}", DEBIAN) for tag in (*debian_tags, ":12", ":12-slim", ":12.*")]
-    flavours = ("", "-slim", f"-{SUITE}", f"-slim-{SUITE}")
-    python_tags = ["", ":latest", ":slim", f":{SUITE}", f":slim-{SUITE}"]
-    python_tags += [f":3{minor}{flavour}" for minor in ("", ".?", ".1?", ".1?.?", ".1?.1?") for flavour in flavours]
-    patterns += [(f"python{tag}", PYTHON.name) for tag in python_tags]
-    node_flavours = ("", "-slim", f"-{SUITE}", f"-{SUITE}-slim")
-    node_tags = ["", ":latest", ":slim", ":lts", ":lts-slim", f":{SUITE}", f":{SUITE}-slim"]
-    node_tags += [f":2?{minor}{flavour}" for minor in ("", ".*.?", ".*.??") for flavour in node_flavours]
-    patterns += [(f"node{tag}", NODE.name) for tag in node_tags]
+    debian: tuple[str, ...] = (
+        "",
+        ":latest",
+        ":slim",
+        f":{SUITE}*",
+        ":stable",
+        ":stable-slim",
+        ":12",
+        ":12.*",
+        ":12-slim",
+    )
+    # `?` is one character: `3.??` is 3.11 and never 3.11-alpine.
+    python: tuple[str, ...] = (
+        "",
+        ":latest",
+        ":slim",
+        f":{SUITE}",
+        f":slim-{SUITE}",
+        ":3",
+        ":3.?",
+        ":3.??",
+        ":3.?.?",
+        ":3.??.?",
+    )
+    python += (":3.??.??", ":3*-slim", f":3*-{SUITE}")
+    node: tuple[str, ...] = (
+        "",
+        ":latest",
+        ":slim",
+        ":lts",
+        ":lts-slim",
+        f":{SUITE}",
+        f":{SUITE}-slim",
+        ":2?",
+        ":2?.?.?",
+        ":2?.?.??",
+    )
+    node += (":2?.??.?", ":2?.??.??", ":2?*-slim", f":2?*-{SUITE}", f":2?*-{SUITE}-slim")
+    patterns = [
+        (f"{name}{tag}", image)
+        for name, image, tags in (
+            ("debian", DEBIAN, debian),
+            ("python", PYTHON.name, python),
+            ("node", NODE.name, node),
+        )
+        for tag in tags
+    ]
     hub = [(f"docker.io/library/{pattern}", image) for pattern, image in patterns]
     return (*patterns, *hub)
 
@@ -123,6 +161,9 @@ async def bootstrap_images(
             await ensure(None)
         for recipe in wanted:
             await ensure(recipe)
+    if isinstance(builder, BuildKitBuilder):
+        # What was made is kept as layouts; the cache of making it would only take room.
+        await builder.forget(BOOTSTRAP_ORGANISATION)
     return tuple(made)
 
 

@@ -248,7 +248,9 @@ class BuildKitBuilder:
                 layouts[reference] = layout, await asyncio.to_thread(_only_digest, layout)
                 await asyncio.to_thread(_offer_blobs, layout, work / "image")
             stand_ins.append(buildkit.StandIn(name, *layouts[reference]))
-            log.say(f"# {name} is served by this cloud's image {reference}")
+            digest = layouts[reference][1]
+            shown = reference if digest in reference else f"{reference}@{digest}"
+            log.say(f"# {name} is served by this cloud's image {shown}")
         return tuple(stand_ins)
 
     def _failure(self, request: BuildRequest, log: BuildLog, *, out_of_memory: bool) -> Exception:
