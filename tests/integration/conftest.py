@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import itertools
 import secrets
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,18 +42,25 @@ def postgres_server() -> Iterator[Postgres]:
     server.close()
 
 
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("template") / "store.db"
+    asyncio.run(migrate(sqlite_url(path)))
+    return path
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """A fresh, migrated database."""
     if request.param == "sqlite":
-        url = sqlite_url(tmp_path / "store.db")
-        asyncio.run(migrate(url))
-        return url
+        path = shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path / "store.db")
+        yield sqlite_url(path)
+        return
     server: Postgres = request.getfixturevalue("postgres_server")
     name = f"test_{next(_numbers)}"
     server.sql(f"CREATE DATABASE {name} TEMPLATE template_swg")
-    request.addfinalizer(lambda: server.sql(f"DROP DATABASE {name} WITH (FORCE)"))
-    return server.url(name)
+    yield server.url(name)
+    server.sql(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ isn't an error of ours is a bug: a problem without details, and a traceback in t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,6 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
-from starlette.routing import Match
 
 from shellwego.core import errors
 from shellwego.core.errors import InvalidField, ShellWeGoError, TooManyRequests
@@ -176,13 +176,13 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 
 def _methods_at(request: Request) -> list[str]:
-    """Every method of the address: the router knows only the first route that fits."""
+    """Every method of the address, by the document: the router only knows the first route that fits."""
     methods: set[str] = set()
-    for route in request.app.routes:
-        match, _ = route.matches({**request.scope, "method": "GET"})
-        if match is not Match.NONE:
-            methods |= getattr(route, "methods", None) or set()
-    return sorted(methods)
+    for template, operations in request.app.openapi()["paths"].items():
+        pattern = re.sub(r"\{[^/]+\}", "[^/]+", template)
+        if re.fullmatch(pattern, request.url.path):
+            methods |= {method.upper() for method in operations}
+    return sorted(methods or {"GET"})  # Pages of the documentation aren't in it, and are only read.
 
 
 def _problem(

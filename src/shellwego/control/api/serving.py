@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import structlog
+from fastapi import FastAPI
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.server.embed import Server
@@ -25,14 +25,13 @@ STOP_SECONDS = 5.0
 """So long a request may still take when we are asked to stop."""
 
 
-async def serve(
-    api: Any, *, host: str, port: int, uds: Path | None = None, on_stop: Callable[[], None] = lambda: None
-) -> None:
+async def serve(api: FastAPI, *, host: str, port: int, uds: Path | None = None) -> None:
     """
-    Serve an ASGI application until cancelled; then call `on_stop` (which ends streams: they would never end by
-    themselves), take no more connections and let requests end. Raises Unavailable when a socket can't be had, or a
-    server ended by itself.
+    Serve an application of `create_api` until cancelled; then end its streams (they would never end by themselves),
+    take no more connections and let requests end. Raises Unavailable when a socket can't be had, or a server ended by
+    itself.
     """
+    stopping: asyncio.Event = api.state.parts.stopping
     _ensure_free(host, port)
     servers = [_server(api, address=host, port=port)]
     if uds is not None:
@@ -41,17 +40,17 @@ async def serve(
     try:
         async with asyncio.TaskGroup() as tasks:
             for server in servers:
-                tasks.create_task(_run(server, on_stop), name=f"serve {server.bind_uds or server.bind_addr}")
+                tasks.create_task(_run(server, stopping), name=f"serve {server.bind_uds or server.bind_addr}")
     except* Exception as errors:
         raise errors.exceptions[0] from None
 
 
-async def _run(server: Server, on_stop: Callable[[], None]) -> None:
+async def _run(server: Server, stopping: asyncio.Event) -> None:
     running = asyncio.ensure_future(server.serve())
     try:
         await asyncio.shield(running)
     except asyncio.CancelledError:
-        on_stop()
+        stopping.set()
         server.stop()  # type: ignore[no-untyped-call]
         try:
             async with asyncio.timeout(STOP_SECONDS):
@@ -62,7 +61,7 @@ async def _run(server: Server, on_stop: Callable[[], None]) -> None:
     raise Unavailable("The HTTP server", "it ended by itself.")
 
 
-def _server(api: Any, **where: Any) -> Server:
+def _server(api: FastAPI, **where: Any) -> Server:
     return Server(
         api,
         interface=Interfaces.ASGINL,

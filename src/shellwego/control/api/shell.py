@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import time
+import traceback
 from typing import Any
 
 import structlog
@@ -68,7 +69,14 @@ class Shell:
                 raise
             await problems.refusal(error, request_id)(scope, receive, answer)
         except Exception:
-            log.exception("api.bug", method=scope["method"], path=scope["path"], request_id=request_id)
+            # As text: pretty tracebacks show the values of variables, and ours hold tokens and secrets.
+            log.error(
+                "api.bug",
+                method=scope["method"],
+                path=scope["path"],
+                request_id=request_id,
+                traceback=traceback.format_exc(),
+            )
             if answer.status is not None:
                 raise  # Half an answer is out: cutting the connection is all that is left to tell.
             await problems.bug(request_id)(scope, receive, answer)
