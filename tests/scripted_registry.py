@@ -32,7 +32,10 @@ class Request:
 
 @dataclass(slots=True)
 class Answer:
-    """`body` is sent as it is; `stream` then goes on by hand. `hang_up` closes without the promised rest."""
+    """
+    `body` is sent as it is; `stream` then goes on by hand. `length` is what is promised when that is something else
+    than the body's (-1: nothing); a promise that is not kept ends the connection.
+    """
 
     status: int = 200
     body: bytes = b""
@@ -98,7 +101,7 @@ class ScriptedRegistry:
                 self.requests.append(request)
                 answer = next((a for rule in self.rules if (a := rule(request)) is not None), None)
                 if answer is None:
-                    answer = self._serve_well(request)
+                    answer = self.serve_well(request)
                 if not await _write(writer, answer):
                     return
         except (ConnectionError, asyncio.IncompleteReadError):
@@ -109,7 +112,7 @@ class ScriptedRegistry:
             with contextlib.suppress(OSError, asyncio.CancelledError):
                 await writer.wait_closed()
 
-    def _serve_well(self, request: Request) -> Answer:
+    def serve_well(self, request: Request) -> Answer:
         if request.path in self.manifests:
             media_type, content = self.manifests[request.path]
             return Answer(body=content, headers={"Content-Type": media_type})
@@ -136,7 +139,7 @@ async def _read(reader: asyncio.StreamReader) -> Request | None:
 async def _write(writer: asyncio.StreamWriter, answer: Answer) -> bool:
     """Whether the connection can serve another request."""
     length = len(answer.body) if answer.length is None else answer.length
-    headers = {"Content-Length": str(length)} | answer.headers
+    headers = ({} if length < 0 else {"Content-Length": str(length)}) | answer.headers
     head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     writer.write(f"HTTP/1.1 {answer.status} X\r\n{head}\r\n".encode("latin-1") + answer.body)
     await writer.drain()

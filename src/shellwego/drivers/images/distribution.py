@@ -47,10 +47,13 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(?:\d+|\*)")
 
 
 class _Transient(Exception):
-    """Trying again may help. `cost` in attempts: waiting out a silent peer is dear, so it is done less often."""
+    """
+    Trying again may help. `cost` in attempts: waiting out a silent peer is dear, so it is done less often.
+    `perhaps_tls`: it looks like what happens when plain HTTP arrives at a TLS port.
+    """
 
-    def __init__(self, why: str, *, retry_after: float | None = None, cost: int = 1) -> None:
-        self.why, self.retry_after, self.cost = why, retry_after, cost
+    def __init__(self, why: str, *, retry_after: float | None = None, cost: int = 1, perhaps_tls: bool = False) -> None:
+        self.why, self.retry_after, self.cost, self.perhaps_tls = why, retry_after, cost, perhaps_tls
         super().__init__(why)
 
 
@@ -259,11 +262,14 @@ class Session:
         url = httpx.URL(f"{self._scheme}://{self._authority}/v2/{self._repository}/{path}")
         try:
             return await self._follow_from(url, headers, authorization)
-        except _Transient:
-            if self._scheme_is_certain:
+        except _Transient as problem:
+            if self._scheme_is_certain or not problem.perhaps_tls:
                 raise
-        # A registry on loopback or on the operator's list may speak TLS after all.
-        response = await self._follow_from(url.copy_with(scheme="https"), headers, authorization)
+            # A registry on loopback or on the operator's list may speak TLS after all.
+            try:
+                response = await self._follow_from(url.copy_with(scheme="https"), headers, authorization)
+            except _Transient:
+                raise problem from None
         self._scheme, self._scheme_is_certain = "https", True
         return response
 
@@ -287,7 +293,7 @@ class Session:
             if response.status_code == 400 and not self._scheme_is_certain and url.scheme == "http":
                 # What Go and nginx answer when plain HTTP arrives at a TLS port.
                 await response.aclose()
-                raise _Transient("it answered 400")
+                raise _Transient("it answered 400", perhaps_tls=True)
             self._scheme_is_certain = True
             if response.status_code not in _REDIRECTS:
                 return response
@@ -360,9 +366,10 @@ class Session:
         except httpx.TimeoutException as error:
             raise _Transient(f"it is silent for {self._patience.silence_seconds:g} s", cost=2) from error
         except httpx.TransportError as error:
-            if isinstance(error.__cause__ and error.__cause__.__cause__, ssl.SSLCertVerificationError):
+            if _is_distrusted(error):
                 raise RegistryUnavailable(self._registry, f"its certificate is not trusted: {error}.") from error
-            raise _Transient(str(error) or type(error).__name__) from error
+            perhaps_tls = isinstance(error, httpx.ReadError | httpx.RemoteProtocolError)
+            raise _Transient(str(error) or type(error).__name__, perhaps_tls=perhaps_tls) from error
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, ValueError) as error:
             raise RegistryUnavailable(self._registry, f"it answers nonsense: {error}.") from error
 
@@ -393,6 +400,16 @@ def _transport(trust: ssl.SSLContext, backend: JudgingBackend) -> httpx.AsyncHTT
         ssl_context=trust, max_connections=8, keepalive_expiry=30.0, network_backend=backend
     )
     return transport
+
+
+def _is_distrusted(error: BaseException) -> bool:
+    """httpx wraps httpcore's error, which wraps the one of ssl."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return "CERTIFICATE_VERIFY_FAILED" in str(error)
 
 
 def _retry_after(response: httpx.Response) -> float | None:

@@ -20,6 +20,8 @@ from shellwego.drivers.images.limits import ImageLimits
 from shellwego.drivers.images.streams import Refused
 from shellwego.drivers.images.unpacker import Damaged, PackedLayer
 
+__all__ = ["Damaged", "PackedLayer", "UnpackerFailed", "unpack"]
+
 _LONGEST_SECONDS = 3600.0
 _SOURCE_ROOT = Path(__file__).parents[3]
 
