@@ -64,9 +64,7 @@ async def create(here: Here, name: Annotated[str, typer.Argument(metavar="NAME",
     """
     async with here.cloud() as cloud:
         made = await cloud.apps.create(name, idempotency_key=uuid.uuid4().hex)
-    here.output.say(f"Created {made.name}.")
-    here.output.say(f"  → shellwego deploy . --name {made.name}")
-    show(here, made)
+    changed(here, made, f"Created {made.name}.\n  → shellwego deploy . --name {made.name}")
 
 
 @command(app, "stop")
@@ -84,8 +82,7 @@ async def stop(
         found = await cloud.apps.stop(name)
         if wait:
             found = await wait_until_stopped(here, cloud, name, timeout)
-    here.output.say(f"{found.name} is stopped." if wait else f"{found.name} is being stopped.")
-    show(here, found)
+    changed(here, found, f"{found.name} is stopped." if wait else f"{found.name} is being stopped.")
 
 
 @command(app, "start")
@@ -103,8 +100,7 @@ async def start(
         found = await cloud.apps.start(name)
         if wait:
             found = await wait_until_running(here, cloud, name, timeout)
-    here.output.say(f"{found.name} runs." if wait else f"{found.name} is being started.")
-    show(here, found)
+    changed(here, found, f"{found.name} runs." if wait else f"{found.name} is being started.")
 
 
 @command(app, "restart")
@@ -127,8 +123,7 @@ async def restart(
             found = await cloud.apps.get(name)
         elif wait:
             found = await wait_until_running(here, cloud, name, timeout)
-    here.output.say(f"{found.name} was restarted." if wait else f"{found.name} is being restarted.")
-    show(here, found)
+    changed(here, found, f"{found.name} was restarted." if wait else f"{found.name} is being restarted.")
 
 
 @command(app, "delete")
@@ -162,6 +157,13 @@ async def delete(
     here.output.say(f"{found.name} is gone." if wait else f"{found.name} is being deleted.")
 
 
+def changed(here: Here, found: AppAnswer, words: str) -> None:
+    """A word for people; the whole app for programs."""
+    here.output.say(words)
+    if not here.output.for_people:
+        here.output.document(found.model_dump(mode="json"))
+
+
 def show(here: Here, found: AppAnswer) -> None:
     facts = [
         ("name", found.name),
@@ -171,12 +173,18 @@ def show(here: Here, found: AppAnswer) -> None:
         ("other hosts", ", ".join(host for host in found.hosts if f"//{host}" not in found.url)),
         ("instances", instances_of(found)),
         ("release", found.release or ""),
-        ("image", found.image or ""),
+        ("image", short_image(here, found.image or "")),
         ("deployment", found.deployment or ""),
         ("id", found.id),
         ("age", age(found.created_at, now())),
     ]
     here.output.one(found, [(fact, value) for fact, value in facts if value])
+
+
+def short_image(here: Here, image: str) -> str:
+    """On a terminal the first twelve characters of a digest, enough to tell two apart by eye; in a pipe all of it."""
+    name, at, digest = image.rpartition("sha256:")
+    return f"{name}{at}{digest[:12]}" if at and here.output.results.is_terminal else image
 
 
 def instances_of(found: AppAnswer) -> str:

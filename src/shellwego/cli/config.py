@@ -159,7 +159,7 @@ async def _change(here: Here, name: str, values: Mapping[str, str | None], *, wa
 
 async def _deployed(here: Here, cloud: Cloud, name: str, deployment_id: str, *, wait: bool) -> None:
     if not wait:
-        here.output.say(f"  → shellwego deployments follow {name}      (it is being deployed)")
+        here.output.say(f"  → shellwego deployments follow {name}  (it is being deployed)")
         return
     deployment = await cloud.deployments.get(name, deployment_id)
     deployment = await follow(here, cloud, deployment, name)

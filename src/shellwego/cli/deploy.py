@@ -14,6 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from shellwego.cli import deploy_options as options
 from shellwego.cli.deploy_flags import Flags, flags_of
+from shellwego.cli.deployments import under_way
 from shellwego.cli.following import check_succeeded, follow
 from shellwego.cli.groups import single
 from shellwego.cli.here import Here, command
@@ -128,9 +129,7 @@ async def _deploy(
         body = body.model_copy(update={"source": await _upload(here, cloud, name, listing, f"{key}-source")})
     deployment = await cloud.deployments.create(name, body, idempotency_key=key)
     if not waits:
-        here.output.say(f"Deployment {deployment.id} of {name} is under way.")
-        here.output.say(f"  → shellwego deployments follow {name}")
-        here.output.one(deployment, [("deployment", deployment.id), ("app", name), ("state", deployment.state.value)])
+        under_way(here, deployment, name)
         return None
     deployment = await follow(here, cloud, deployment, name)
     if not here.output.for_people:
@@ -148,7 +147,8 @@ async def _deploy(
 async def _upload(here: Here, cloud: Cloud, name: str, listing: Listing, key: str) -> str:
     for hint in listing.hints:
         here.output.say(f"Note: {hint}", style="yellow")
-    what = f"{counted(listing.files, 'file')}, {size(listing.size_bytes)} (without what {listing.rules} names)"
+    by = f" by {listing.rules}" if listing.rules else ""
+    what = f"{counted(listing.files, 'file')}{by}, {size(listing.size_bytes)}"
     console = here.output.talk
     if not console.is_terminal or not here.output.for_people:
         here.output.say(f"Sending {what}.")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shellwego.cli.apps import short_image
 from shellwego.cli.errors import Failed
 from shellwego.cli.following import check_succeeded, follow
 from shellwego.cli.groups import App, group, now
@@ -91,16 +92,23 @@ async def finish(here: Here, cloud: Cloud, deployment: Deployment, name: str, *,
     """Follow a deployment to its end, or say how to."""
     if wait:
         deployment = await follow(here, cloud, deployment, name)
-        if not here.output.for_people or not deployment.state.is_terminal:
-            show(here, deployment)
+        if not here.output.for_people:
+            here.output.document(deployment.model_dump(mode="json"))
         check_succeeded(deployment, name)
         if here.output.for_people:
             here.output.say(f"{name} {deployment.release or ''} is live.".replace("  ", " "), style="green")
-            show(here, deployment)
         return
-    here.output.say(f"Deployment {deployment.id} of {name} is under way.")
+    under_way(here, deployment, name)
+
+
+def under_way(here: Here, deployment: Deployment, name: str) -> None:
+    """For whoever doesn't wait: how to follow, and the id on stdout."""
+    here.output.say(f"The deployment of {name} is under way.")
     here.output.say(f"  → shellwego deployments follow {name}")
-    show(here, deployment)
+    if here.output.for_people:
+        here.output.line(deployment.id)
+    else:
+        here.output.document(deployment.model_dump(mode="json"))
 
 
 def show(here: Here, found: Deployment) -> None:
@@ -112,7 +120,7 @@ def show(here: Here, found: Deployment) -> None:
         ("kind", found.kind.value),
         ("release", found.release or ""),
         ("before", found.previous_release or ""),
-        ("image", found.image or ""),
+        ("image", short_image(here, found.image or "")),
         ("note", found.note),
         ("by", found.created_by),
         ("age", age(found.created_at, now())),

@@ -31,7 +31,7 @@ class Failed(ShellWeGoError):
 
 
 def explain(error: ShellWeGoError, output: Output) -> None:
-    output.say(f"Error: {_what(error)}", style="bold red")
+    output.say(f"Error: {_what(error)}", style="bold red", prose=True)
     for line in _details(error):
         output.say(f"  {line}")
     for step in _next_steps(error):
@@ -68,11 +68,13 @@ def _next_steps(error: ShellWeGoError) -> list[str]:
 
     if isinstance(error, NoCloud):
         steps = [
-            "shellwego auth login --url URL      signs in, once",
-            "export SHELLWEGO_URL=... SHELLWEGO_TOKEN=...      serves scripts",
+            "shellwego auth login --url URL  (signs in, once)",
+            "export SHELLWEGO_URL=... SHELLWEGO_TOKEN=...  (for scripts)",
         ]
         return (
-            [*error.local_hint.splitlines(), *steps] if error.local_hint else [*steps, "shellwego up      starts one"]
+            [*error.local_hint.splitlines(), *steps]
+            if error.local_hint
+            else [*steps, "shellwego up  (starts one on this machine)"]
         )
     if isinstance(error, Failed):
         return [error.next_step] if error.next_step else []
@@ -95,11 +97,11 @@ def _next_steps(error: ShellWeGoError) -> list[str]:
 def _after_refusal(code: str, said: str) -> list[str]:
     match code:
         case "unauthenticated" if "auth login" not in said:
-            return ["shellwego auth login      or set SHELLWEGO_TOKEN to a token that is valid"]
+            return ["shellwego auth login  (or set SHELLWEGO_TOKEN to a token that is valid)"]
         case "not_found" if " app " in said:
             return ["shellwego apps list"]
         case "forbidden":
-            return ["shellwego auth status      says who you are"]
+            return ["shellwego auth status  (says who you are)"]
         case _:
             return []
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from shellwego.protocol.public import Deployment, DeploymentEvent
 
 
+_ENDS = frozenset(state.value for state in DeploymentState if state.is_terminal)
+
+
 async def follow(here: Here, cloud: Cloud, deployment: Deployment, app: str) -> Deployment:
     """Show it to its end and return it as it ended. Ctrl-C leaves it going, and says so."""
     here.if_interrupted = (
@@ -65,7 +68,8 @@ def check_succeeded(deployment: Deployment, app: str) -> None:
             raise Failed(
                 f"The deployment of {app} failed: {deployment.reason or 'no reason was given.'}",
                 details=(*(("Last lines of its log:", *(f"  {line}" for line in lines)) if lines else ()), serving),
-                next_step=f"shellwego logs {app}",
+                # Before there was a release, nothing ran that could have logged anything.
+                next_step=f"shellwego {'logs' if deployment.release else 'deployments get'} {app}",
             )
 
 
@@ -94,6 +98,8 @@ def _show(here: Here, event: DeploymentEvent, tell: Callable[[str], None], told:
     words = event.text
     if not words and event.deployment is not None:
         words = event.deployment.step or event.deployment.state.value
+    if words.partition(":")[0] in _ENDS:
+        return told  # The deployment itself says it at the end, with more.
     if words and words != told:
         here.output.say(f"• {words}")
         tell(words)

@@ -30,7 +30,8 @@ async def list_instances(
     async with here.cloud() as cloud:
         instances = [instance async for instance in cloud.instances.list(name)]
     columns = [Column("ID"), Column("APP", cut=True), Column("TYPE"), Column("REL"), Column("STATE"),
-               Column("WHY", cut=True), Column("NODE", cut=True), Column("ADDRESS"), Column("RESTARTS", right=True),
+               Column("WHY", cut=True), Column("NODE", cut=True, drop=1), Column("ADDRESS", drop=2),
+               Column("RESTARTS", right=True),
                Column("AGE", right=True)]  # fmt: skip
     rows = [
         [

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 app = group("List the machines of the cloud.")
 
 COLUMNS = (Column("NODE"), Column("STATE"), Column("INSTANCES", right=True), Column("CPU"), Column("MEMORY"),
-           Column("DISK FREE"), Column("RUNTIMES", cut=True), Column("SEEN", right=True))  # fmt: skip
+           Column("DISK FREE"), Column("RUNTIMES", cut=True, drop=1), Column("SEEN", right=True))  # fmt: skip
 
 
 @command(app, "list")

@@ -37,6 +37,8 @@ class Column:
     cut: bool = False
     """May be shortened on a narrow terminal."""
     right: bool = False
+    drop: int = 0
+    """Left out of a terminal that is too narrow for all, the highest number first; 0 never is."""
 
 
 STYLES = {
@@ -80,9 +82,9 @@ class Output:
     def for_people(self) -> bool:
         return self.form is Format.TABLE
 
-    def say(self, text: str, style: str = "") -> None:
-        """Talk, to stderr."""
-        self.talk.print(printable(text), style=style or None)
+    def say(self, text: str, style: str = "", *, prose: bool = False) -> None:
+        """Talk, to stderr. On a terminal `prose` breaks between words; what is to be copied must not be broken."""
+        self.talk.print(printable(text), style=style or None, soft_wrap=not (prose and self.talk.is_terminal))
 
     def line(self, text: str, style: str = "") -> None:
         """A line of result, to stdout."""
@@ -125,6 +127,9 @@ class Output:
         rows = [[printable(cell).replace("\n", " ") for cell in row] for row in rows]
         widths = [max(cell_len(column.title), *(cell_len(row[n]) for row in rows)) for n, column in enumerate(columns)]
         if self.results.is_terminal:
+            kept = _kept(widths, columns, self.results.width)
+            columns, widths = [columns[n] for n in kept], [widths[n] for n in kept]
+            rows = [[row[n] for n in kept] for row in rows]
             widths = _fitted(widths, columns, self.results.width)
         titles = [column.title for column in columns]
         self.results.print(Text(_row(titles, widths, columns), style="bold"))
@@ -139,6 +144,17 @@ class Output:
 
 _GAP = 2
 _NARROWEST = 8
+
+
+def _kept(widths: Sequence[int], columns: Sequence[Column], room: int) -> list[int]:
+    """The columns that a terminal has room for, by their numbers."""
+    least = [min(width, _NARROWEST) if columns[n].cut else width for n, width in enumerate(widths)]
+    kept = list(range(len(columns)))
+    for victim in sorted((n for n in kept if columns[n].drop), key=lambda n: -columns[n].drop):
+        if sum(least[n] for n in kept) + _GAP * (len(kept) - 1) <= room:
+            break
+        kept.remove(victim)
+    return kept
 
 
 def _fitted(widths: list[int], columns: Sequence[Column], room: int) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from shellwego.cli.apps import short_image
 from shellwego.cli.groups import App, group, now
 from shellwego.cli.here import Here, command
 from shellwego.cli.output import Column, age
@@ -22,12 +23,12 @@ async def list_releases(here: Here, name: Annotated[str, App]) -> None:
     """
     async with here.cloud() as cloud:
         releases = [release async for release in cloud.releases.list(name)]
-    columns = [Column("RELEASE"), Column("IMAGE", cut=True), Column("CONFIG", cut=True), Column("BY", cut=True),
-               Column("NOTE", cut=True), Column("AGE", right=True)]  # fmt: skip
+    columns = [Column("RELEASE"), Column("IMAGE", cut=True), Column("CONFIG", cut=True), Column("BY", cut=True, drop=2),
+               Column("NOTE", cut=True, drop=1), Column("AGE", right=True)]  # fmt: skip
     rows = [
         (
             f"{r.label}{' *' if r.current else ''}",
-            short_image(r.image) if here.output.results.is_terminal else r.image,
+            short_image(here, r.image),
             ",".join(r.config_keys) or "-",
             r.created_by or "-",
             r.note or "-",
@@ -36,9 +37,3 @@ async def list_releases(here: Here, name: Annotated[str, App]) -> None:
         for r in releases
     ]
     here.output.many(releases, columns, rows, if_none=f"{name} has no release yet. Try: shellwego deploy . -n {name}")
-
-
-def short_image(image: str) -> str:
-    """A digest's first twelve characters are enough to tell two apart by eye."""
-    name, at, digest = image.rpartition("sha256:")
-    return f"{name}{at}{digest[:12]}" if at else image

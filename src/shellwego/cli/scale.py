@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from shellwego.cli.apps import instances_of, show
+from shellwego.cli.apps import changed, instances_of
 from shellwego.cli.groups import App, Wait, single
 from shellwego.cli.here import Here, command
 from shellwego.cli.pairs import parse_counts
@@ -48,5 +48,5 @@ async def scale(
         found = await cloud.apps.scale(name, wished)
         if wait:
             found = await wait_until_running(here, cloud, name, timeout)
-    here.output.say(f"{found.name}: {instances_of(found)} healthy." if wait else f"{found.name} is being scaled.")
-    show(here, found)
+    words = f"{found.name}: {instances_of(found)} healthy." if wait else f"{found.name} is being scaled."
+    changed(here, found, words)

@@ -36,11 +36,11 @@ class Ignore(Protocol):
 
 
 def ignore_of(root: Path, dockerfile: str | None = None) -> tuple[Ignore, str]:
-    """What decides for this folder, and the name of its rules, to tell people."""
+    """What decides for this folder, and the name of the file that says so; "" for our defaults."""
     for name in (f"{dockerfile or 'Dockerfile'}.dockerignore", ".dockerignore"):  # BuildKit's order
         if (root / name).is_file():
             return DockerIgnore(_lines(root / name)), name
-    return GitIgnore(root), ".gitignore" if (root / ".gitignore").is_file() else "our defaults"
+    return GitIgnore(root), ".gitignore" if (root / ".gitignore").is_file() else ""
 
 
 # --- .dockerignore ------------------------------------------------------------------------------------------------

@@ -48,6 +48,7 @@ class Listing:
     folder: Path
     entries: tuple[Entry, ...]
     rules: str
+    """The file that says what stays at home; empty for our defaults."""
     hints: tuple[str, ...]
 
     @property
@@ -116,7 +117,7 @@ def list_source(folder: Path, *, dockerfile: str | None = None) -> Listing:
 
     walk("")
     if not any(entry.kind != tarfile.DIRTYPE for entry in entries):
-        raise InvalidField("folder", f"{folder} holds no file to deploy (by {rules}).")
+        raise InvalidField("folder", f"{folder} holds no file to deploy{f' by its {rules}' if rules else ''}.")
     return Listing(folder, tuple(entries), rules, tuple(_hints(entries)))
 
 

@@ -76,7 +76,7 @@ def local_hint() -> str:
         return ""
     url = url.replace("//0.0.0.0:", "//127.0.0.1:")
     token = data / "admin-token"
-    return f"shellwego auth login --url {url} --token-stdin < {token}      (the cloud of this machine)"
+    return f"shellwego auth login --url {url} --token-stdin < {token}  (the cloud of this machine)"
 
 
 def _run(process: str, arguments: list[str]) -> None:

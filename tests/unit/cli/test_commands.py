@@ -67,7 +67,8 @@ class TestApps:
         assert shellwego("apps", "create", "shop").code == 1
         assert shellwego("apps", "start", "shop", "--wait").code == 0
         assert "shop is stopped." in shellwego("apps", "stop", "shop", "--wait").err
-        assert "status" in shellwego("apps", "restart", "shop", "--wait").out
+        assert "shop was restarted." in shellwego("apps", "restart", "shop", "--wait").err
+        assert json.loads(shellwego("apps", "stop", "shop", "-o", "json").out)["status"] == "stopped"
 
     def test_delete_needs_a_yes_where_nobody_can_be_asked(self, shellwego: CommandLine) -> None:
         shellwego.cloud.add_app("shop")
