@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import fnmatch
+import shlex
 import shutil
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -28,7 +29,6 @@ from shellwego.core.dockerfiles import base_names, familiar_name
 from shellwego.core.errors import (
     BuildFailed,
     Conflict,
-    InvalidField,
     NotFound,
     RegistryUnavailable,
     ShellWeGoError,
@@ -36,6 +36,7 @@ from shellwego.core.errors import (
 )
 from shellwego.core.ids import DeploymentId
 from shellwego.drivers.images.port import Builder, BuildLimits, BuildRequest, Credentials, ImageStore, Resolved
+from shellwego.drivers.images.source_files import read_source_files
 from shellwego.drivers.kms.port import Kms
 from shellwego.kit.faults import fault_point, reach
 
@@ -49,7 +50,6 @@ _RELEASED = fault_point("server.build.released")
 
 ATTEMPTS = 3
 RESOLVE_SECONDS = 120.0
-_PLAN_FILE_BYTES = 1 << 20
 _WORKING = frozenset({DeploymentState.QUEUED, DeploymentState.BUILDING, DeploymentState.RESOLVING})
 
 Unpack = Callable[[Path, str, Path], Awaitable[None]]
@@ -192,7 +192,7 @@ class BuildsController:
         await self._unpack(self._places.sources / source.path, source.sha256, context)
         await reach(_UNPACKED)
         request: Mapping[str, Any] = deployment.request.get("build") or {}
-        plan = await asyncio.to_thread(_plan, context, request.get("dockerfile"))
+        plan = await asyncio.to_thread(_plan, context, request.get("dockerfile"), _commands(deployment.request))
         for note in plan.notes:
             out.write(note)
         options = await options_of(self._kms, deployment)
@@ -235,24 +235,20 @@ def stand_ins(names: tuple[str, ...], mappings: list[ImageMappingRecord]) -> dic
     return found
 
 
-def _plan(context: Path, dockerfile: str | None) -> BuildPlan:
-    """What to build, from the files at the top of the source."""
-    files: dict[str, bytes | None] = {}
-    for path in sorted(context.iterdir()):
-        small = path.is_file() and not path.is_symlink() and path.stat().st_size <= _PLAN_FILE_BYTES
-        files[path.name] = path.read_bytes() if small else None
-    if dockerfile is not None:
-        path = _inside(context, dockerfile)
-        files["Dockerfile"] = path.read_bytes()
-    return plan_build(files)
+def _plan(context: Path, dockerfile: str | None, commands: Mapping[str, str]) -> BuildPlan:
+    """What to build, from the files of the source. Raises InvalidField."""
+    files = read_source_files(context, also=() if dockerfile is None else (dockerfile,))
+    return plan_build(files, dockerfile=dockerfile, processes=commands)
 
 
-def _inside(context: Path, name: str) -> Path:
-    """The file of that name below the context, no link followed out of it. Raises InvalidField."""
-    path = context / name
-    if not path.resolve().is_relative_to(context.resolve()) or not path.is_file():
-        raise InvalidField("build.dockerfile", f"there is no file {name!r} in the source.")
-    return path
+def _commands(request: Mapping[str, Any]) -> dict[str, str]:
+    """The commands that were asked for, by process type: a source need not say again how it starts."""
+    found = {}
+    for name, shape in (request.get("processes") or {}).items():
+        command = shape.get("command")
+        if command:
+            found[name] = command if isinstance(command, str) else shlex.join(command)
+    return found
 
 
 def _fresh(directory: Path) -> None:
