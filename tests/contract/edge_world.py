@@ -58,10 +58,10 @@ class Answer:
         return document
 
 
-async def read_answer(reader: asyncio.StreamReader, *, has_body: bool = True) -> Answer:
+async def read_answer(reader: asyncio.StreamReader) -> Answer:
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
     headers = {k.lower(): v for k, v in (line.split(": ", 1) for line in head[1:] if ": " in line)}
-    body = await reader.readexactly(int(headers.get("content-length", "0"))) if has_body else b""
+    body = await reader.readexactly(int(headers.get("content-length", "0")))
     return Answer(int(head[0].split(" ")[1]), headers, body)
 
 
@@ -237,12 +237,16 @@ class World:
         return await asyncio.open_connection("127.0.0.1", self.options.http_port)
 
     async def get(self, host: str, path: str = "/", *, method: str = "GET", **headers: str) -> Answer:
-        reader, writer = await self.connect()
         lines = "".join(f"{key.replace('_', '-')}: {value}\r\n" for key, value in headers.items())
-        writer.write(f"{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n{lines}\r\n".encode())
+        return await self.send(f"{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n{lines}\r\n")
+
+    async def send(self, text: str) -> Answer:
+        """What comes back for these very bytes on a connection of their own."""
+        reader, writer = await self.connect()
         try:
+            writer.write(text.encode())
             async with asyncio.timeout(DEADLINE_SECONDS):
-                return await read_answer(reader, has_body=method != "HEAD")
+                return await read_answer(reader)
         finally:
             writer.close()
 

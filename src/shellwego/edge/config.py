@@ -260,6 +260,8 @@ def _frontend(settings: ProxySettings) -> str:
         "    option idle-close-on-response",
         # `X_Forwarded_For` becomes the same variable as `X-Forwarded-For` in many frameworks (CGI, WSGI).
         "    option http-restrict-req-hdr-names delete",
+        # HAProxy 2.6 lets NUL through in a value (RFC 9110, 5.5 says reject it), and not every app does.
+        "    http-request deny deny_status 400 if { req.hdrs -m reg \\\\x00 }",
         "    http-request set-var(txn.kind) str(text)",
         "    http-request set-var(txn.kind) str(json) if { req.hdr(accept) -m sub json }",
         "    http-request set-var(txn.kind) str(html) if { req.hdr(accept) -m sub text/html }",

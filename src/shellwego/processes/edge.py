@@ -26,7 +26,7 @@ from shellwego.core.errors import Conflict, EngineMissing
 from shellwego.edge.access_log import AccessLog, serve_metrics
 from shellwego.edge.certificates import CertificateKeeper, LocalAuthority
 from shellwego.edge.config import ProxyPaths
-from shellwego.edge.haproxy import HAProxy
+from shellwego.edge.haproxy import ConfigRefused, HAProxy
 from shellwego.edge.link import ServerLink
 from shellwego.edge.reconciler import EdgeReconciler, EdgeSettings
 from shellwego.kit.clock import utc_now
@@ -126,7 +126,7 @@ async def run_edge(options: EdgeOptions, *, ready: asyncio.Event | None = None) 
     try:
         try:
             await reconcile()
-        except (Conflict, EngineMissing):
+        except (Conflict, EngineMissing, ConfigRefused):
             raise  # The operator's to know at once, not a loop's to retry.
         except Exception as error:
             log.warning("edge.first_round_failed", error=repr(error), exc_info=True)
