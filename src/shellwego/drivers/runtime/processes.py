@@ -16,8 +16,8 @@ from pathlib import Path
 from shellwego.drivers.runtime.smallfiles import read_small
 
 _START_TIME = 19  # Field 22 of proc_pid_stat(5), counted from the field after the name.
-_STATE, _FLAGS = 0, 6
-_KERNEL_THREAD = 0x00200000
+_STATE = 0
+_SANDBOX_GROUP = b"/ins_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,32 +100,26 @@ def _wake(waiting: asyncio.Future[None]) -> None:
         waiting.set_result(None)
 
 
-def find_by_argument(*wanted: str) -> tuple[list[ProcessMark], bool]:
+def find_by_argument(*wanted: str) -> tuple[list[ProcessMark], frozenset[int]]:
     """
-    Every process that has one of these arguments in its command line, and whether that was all: in the middle of
-    execve(2) a process has no command line. Slow, for what left no other trace.
+    Every process that has one of these arguments in its command line, and the pids of those without a command line: one
+    in the middle of execve(2) has none for a moment. (gVisor's stubs never have; they are told by their control group.)
+    Slow, for what left no other trace.
     """
     sought = {argument.encode() for argument in wanted}
-    found, is_sure = [], True
+    found, nameless = [], set()
     for entry in os.scandir("/proc"):
         if not entry.name.isdecimal():
             continue
         line = read_small(f"/proc/{entry.name}/cmdline")
-        if line is None:
-            continue
-        if not line:
-            is_sure = is_sure and not _is_between_programs(int(entry.name))
-        elif not sought.isdisjoint(line.split(b"\0")) and (mark := mark_process(int(entry.name))) is not None:
-            found.append(mark)
-    return found, is_sure
-
-
-def _is_between_programs(pid: int) -> bool:
-    text = read_small(f"/proc/{pid}/stat")
-    if text is None:
-        return False
-    fields = text.rpartition(b")")[2].split()
-    return fields[_STATE] not in (b"Z", b"X") and not int(fields[_FLAGS]) & _KERNEL_THREAD
+        if line == b"":
+            if _SANDBOX_GROUP not in (read_small(f"/proc/{entry.name}/cgroup") or b""):
+                nameless.add(int(entry.name))
+        elif line and not sought.isdisjoint(line.split(b"\0")):
+            mark = mark_process(int(entry.name))
+            if mark is not None:
+                found.append(mark)
+    return found, frozenset(nameless)
 
 
 def _stat(pid: int) -> tuple[int, bool] | None:

@@ -58,7 +58,7 @@ STOP_REMOVED = fault_point("runtime.stop.removed")
 _SECRETS_MIB = 256
 _CREATE_SECONDS, _COMMAND_SECONDS = 60.0, 30.0
 _KILL_SECONDS, _LAST_LINES_SECONDS = 10.0, 5.0
-_QUIET_LOOKS = 2
+_QUIET_LOOKS, _LOOK_SECONDS = 2, 0.02
 _REOPEN_SECONDS = 2.0
 _FIRST_POLL_SECONDS, _LONGEST_POLL_SECONDS = 0.002, 0.1
 
@@ -372,17 +372,19 @@ class OciRuntime(ABC):
     async def _kill_unrecorded(self, bundle: Bundle) -> None:
         """
         End a start that no agent waits for any more. Its monitor may be about to fork, and the runtime to create the
-        sandbox; all of them name the folder, so we look until nobody does, twice: one look can miss a child that is
-        born while it goes on.
+        sandbox; all of them name the folder, so we look until nobody does and nobody new has no name yet, twice: one
+        look can miss a child that is born while it goes on.
         """
         deadline, quiet = time.monotonic() + _KILL_SECONDS, 0
+        before: frozenset[int] = frozenset()
         while quiet < _QUIET_LOOKS and time.monotonic() < deadline:
-            found, is_sure = await asyncio.to_thread(find_by_argument, f"--bundle={bundle.path}", str(bundle.path))
+            found, nameless = await asyncio.to_thread(find_by_argument, f"--bundle={bundle.path}", str(bundle.path))
             for mark in found:
                 mark.send(signal.SIGKILL)
             await wait_for_end(found, timeout_seconds=_KILL_SECONDS)
-            quiet = quiet + 1 if is_sure and not found else 0
-            await asyncio.sleep(_FIRST_POLL_SECONDS)
+            quiet = quiet + 1 if not found and nameless <= before else 0
+            before = nameless
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def _kill_all(self, id: InstanceId) -> None:
         deadline = time.monotonic() + _KILL_SECONDS
