@@ -80,16 +80,14 @@ async def history(parts: ApiParts, query: LogsQuery) -> AsyncIterator[LogEntry]:
 
 async def follow(parts: ApiParts, query: LogsQuery) -> AsyncIterator[LogEntry]:
     """The last lines, then every new one, of present and future instances, until the caller stops."""
-    newest = query.since
+    present = set(await _sources(parts, query))
+    seen: dict[InstanceId, float] = {}
     async for entry in _history_if_any(parts, query):
-        newest = entry.at.timestamp()
+        id = InstanceId(entry.instance)
+        seen[id] = max(entry.at.timestamp(), seen.get(id, 0.0))
         yield entry
-    # From here each node is asked from the last line on; what was seen of that instant isn't told again.
     lines: asyncio.Queue[tuple[LogLine, str, str]] = asyncio.Queue(_QUEUE)
-    begun = parts.clock().timestamp()
-    follower = _Follower(
-        parts, query, lines, since=newest if newest is not None else begun, strictly=newest != query.since
-    )
+    follower = _Follower(parts, query, lines, present=present, seen=seen)
     watching = asyncio.ensure_future(follower.run())
     try:
         while True:
@@ -108,7 +106,10 @@ async def follow(parts: ApiParts, query: LogsQuery) -> AsyncIterator[LogEntry]:
 
 
 class _Follower:
-    """Keeps one stream open for each node's present instances of the app."""
+    """
+    Keeps one stream open for each present instance of the app. Each goes on after its own last line, never after
+    another's: the clocks of nodes differ.
+    """
 
     def __init__(
         self,
@@ -116,12 +117,11 @@ class _Follower:
         query: LogsQuery,
         lines: asyncio.Queue[tuple[LogLine, str, str]],
         *,
-        since: float,
-        strictly: bool,
+        present: set[InstanceId],
+        seen: dict[InstanceId, float],
     ) -> None:
         self._parts, self._query, self._lines = parts, query, lines
-        self._seen: dict[InstanceId, float] = {}
-        self._since, self._strictly = since, strictly
+        self._present, self._seen = present, seen
         self._followed: set[InstanceId] = set()
 
     async def run(self) -> None:
@@ -140,12 +140,14 @@ class _Follower:
         """One instance's lines to the end of its stream; it is taken up again by the next look."""
         instance = source.instance
         assert instance.node is not None
-        since = self._seen.get(instance.id, self._since)
-        request = LogsRequest(instances=[instance.id], follow=True, tail=None, since=since)
+        since = self._seen.get(instance.id)
+        # One that was there all along and whose lines were not asked for begins now; a new one with its first line.
+        tail = 0 if since is None and instance.id in self._present else None
+        request = LogsRequest(instances=[instance.id], follow=True, tail=tail, since=since)
         try:
             async with _lines(self._parts, instance.node, request) as stream:
                 async for line in stream:
-                    if line.at < since or (self._strictly and line.at == since):
+                    if since is not None and line.at <= since:
                         continue
                     self._seen[instance.id] = line.at
                     await self._lines.put((line, instance.process, source.release))

@@ -1,0 +1,167 @@
+"""Logs: merged, labelled, followed across deployments."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+import websockets
+from tests.integration.agents import FakeStream
+from tests.integration.conftest import World
+from tests.integration.test_deployment_events import token_of
+from tests.integration.test_deployments import deploy, release, succeed
+from tests.integration.test_problems import problem
+from tests.integration.wire import Wire
+
+from shellwego.control.store.records import InstanceRecord, NodeRecord
+from shellwego.core.ids import InstanceId, NodeId, ReleaseId
+from shellwego.protocol.messages import LogLine, LogsRequest, StreamEnd
+
+
+async def add_instance(world: World, node: str, process: str = "web") -> str:
+    async with world.store.writing() as work:
+        cloud = work.for_the_cloud()
+        app = await cloud.apps.named("blog")
+        await work.nodes.ensure(NodeRecord(NodeId(node), f"name-{node[-3:]}", work.now, last_seen_at=work.now))
+        instance = InstanceRecord(
+            id=InstanceId(work.new_id("instance")),
+            organisation=app.organisation,
+            app=app.id,
+            release=ReleaseId(str(app.current_release)),
+            process=process,
+            created_at=work.now,
+            node=NodeId(node),
+        )
+        await cloud.instances.add(instance)
+        await work.emit("instance.created", subject=instance.id, organisation=app.organisation)
+    return instance.id
+
+
+@pytest.fixture
+async def app(world: World, member):
+    await member.post("/v1/apps", json={"name": "blog"})
+    made = await deploy(member, image="x")
+    await release(world, made["id"])
+    await succeed(world, made["id"])
+
+
+def line(instance: str, at: float, text: str, **more) -> LogLine:
+    return LogLine(instance=instance, at=at, stream="stdout", text=text, **more)
+
+
+async def test_lines_of_several_nodes_are_in_the_order_of_time(world: World, member, app):
+    nodes = ["nod_" + "a" * 20, "nod_" + "b" * 20]
+    world.agents.connected = {NodeId(n) for n in nodes}
+    one, two = await add_instance(world, nodes[0]), await add_instance(world, nodes[1], "worker")
+
+    def answer(stream: FakeStream) -> None:
+        assert isinstance(stream.request, LogsRequest)
+        assert not stream.request.follow
+        mine = (
+            [(one, 1.0, "a"), (one, 3.0, "c")]
+            if one in stream.request.instances
+            else [(two, 2.0, "b"), (two, 4.0, "d")]
+        )
+        stream.say(*(line(*said) for said in mine), StreamEnd())
+
+    world.agents.on_open = answer
+    got = await member.get("/v1/apps/blog/logs")
+    assert got.headers["content-type"].startswith("application/x-ndjson")
+    entries = [json.loads(text) for text in got.text.splitlines()]
+    assert [e["text"] for e in entries] == ["a", "b", "c", "d"]
+    assert (entries[1]["process"], entries[1]["release"], entries[1]["stream"]) == ("worker", "v1", "stdout")
+    last = await member.get("/v1/apps/blog/logs", params={"tail": 1})
+    assert [json.loads(t)["text"] for t in last.text.splitlines()] == ["d"]
+    only = await member.get("/v1/apps/blog/logs", params={"process": "worker"})
+    assert [json.loads(t)["text"] for t in only.text.splitlines()] == ["b", "d"]
+    assert all(stream.closed.is_set() for stream in world.agents.streams)
+
+
+async def test_hostile_lines_stay_lines(world: World, member, app):
+    """An app that prints fake JSON, line ends, ANSI or a 10 MB line forges nobody's log and fills nobody's memory."""
+    node = next(iter(world.agents.connected))
+    instance = await add_instance(world, node)
+    odd = '{"at": "now"}\n\r\ndata: forged\n\n\x1b[31m\x00\ud7ff'
+
+    def answer(stream: FakeStream) -> None:
+        stream.say(line(instance, 1.0, odd))
+        stream.say(*(line(instance, 2.0, "x" * 100_000, partial=True) for _ in range(20)))
+        stream.say(line(instance, 2.0, "end"), StreamEnd())
+
+    world.agents.on_open = answer
+    got = await member.get("/v1/apps/blog/logs")
+    entries = [json.loads(text) for text in got.text.splitlines()]
+    assert entries[0]["text"] == odd
+    assert max(len(e["text"]) for e in entries) < 200_000
+    assert sum(len(e["text"]) for e in entries[1:]) == 2_000_003
+
+
+async def test_a_node_that_is_away_is_told(world: World, member, app):
+    await add_instance(world, "nod_" + "z" * 20)
+    problem(await member.get("/v1/apps/blog/logs"), 503, "node_unavailable")
+
+
+async def test_an_app_without_instances_has_an_empty_log(member, app):
+    got = await member.get("/v1/apps/blog/logs")
+    assert (got.status_code, got.text) == (200, "")
+
+
+@pytest.mark.parametrize("query", ["tail=-1", "tail=10001", "since=yesterday", "instance=%00", "tail=x"])
+async def test_an_odd_question_is_refused(member, app, query):
+    assert (await member.get(f"/v1/apps/blog/logs?{query}")).status_code in {404, 422}
+
+
+async def test_followers_see_new_lines_and_new_instances(world: World, member, app):
+    """`logs -f` goes on through a deployment: the new instances are in it without asking."""
+    node = next(iter(world.agents.connected))
+    first = await add_instance(world, node)
+    following: dict[str, FakeStream] = {}
+    opened = asyncio.Event()
+
+    def answer(stream: FakeStream) -> None:
+        if not stream.request.follow:
+            stream.say(line(first, 1.0, "old"), StreamEnd())
+        else:
+            following[stream.request.instances[0]] = stream
+            opened.set()
+
+    world.agents.on_open = answer
+    async with Wire(world.api) as wire:
+        headers = {"Authorization": f"Bearer {token_of(member)}", "Accept": "text/event-stream"}
+        texts: list[str] = []
+        async with wire.client.stream("GET", "/v1/apps/blog/logs", headers=headers) as got:
+            assert got.headers["content-type"].startswith("text/event-stream")
+            async for text in got.aiter_lines():
+                if not text.startswith("data: "):
+                    continue
+                texts.append(json.loads(text.removeprefix("data: "))["text"])
+                if texts[-1] == "old":
+                    await asyncio.wait_for(opened.wait(), 10)
+                    following[first].say(line(first, 1.0, "old"), line(first, 5.0, "new"))
+                elif texts[-1] == "new":
+                    opened.clear()
+                    second = await add_instance(world, node)
+                    await asyncio.wait_for(opened.wait(), 10)
+                    following[second].say(line(second, 6.0, "of the second"))
+                else:
+                    break
+        assert texts == ["old", "new", "of the second"]
+        async with asyncio.timeout(10):
+            await asyncio.gather(*(stream.closed.wait() for stream in world.agents.streams))
+
+
+async def test_a_websocket_follows_too_and_is_refused_with_a_problem(world: World, member, app):
+    node = next(iter(world.agents.connected))
+    instance = await add_instance(world, node)
+    world.agents.on_open = lambda stream: stream.say(line(instance, 1.0, "hello"))
+    async with Wire(world.api) as wire:
+        url = wire.url.replace("http", "ws") + "/v1/apps/blog/logs/stream?tail=0"
+        async with websockets.connect(
+            url, subprotocols=[websockets.Subprotocol(f"shellwego.bearer.{token_of(member)}")]
+        ) as socket:
+            assert json.loads(await asyncio.wait_for(socket.recv(), 10))["text"] == "hello"
+        with pytest.raises(websockets.InvalidStatus) as refused:
+            await websockets.connect(url)
+        assert refused.value.response.status_code == 401
+        assert json.loads(bytes(refused.value.response.body or b""))["code"] == "unauthenticated"
