@@ -42,7 +42,7 @@ def _cli() -> str:
         "(`SHELLWEGO_TOKEN`) and `--ca` (`SHELLWEGO_CA`). Results go to stdout, talk to stderr.",
         "| exit status | meaning |\n| --- | --- |\n"
         + "\n".join(f"| {code.value} | {meaning} |" for code, meaning in MEANINGS.items())
-        + "\n\n`exec` ends with the status of the command inside.",
+        + "\n\n`exec` ends with the status of the command inside; 126 and 127 also: not run, not found.",
     ]
     app = build()
     for path in _commands(get_command(app)):

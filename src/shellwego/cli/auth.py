@@ -19,7 +19,12 @@ app = group("Sign in and out.")
 async def login(
     here: Here,
     email: Annotated[str | None, typer.Option("--email", metavar="EMAIL", help="Who you are; asked if needed.")] = None,
-    password_stdin: Annotated[bool, typer.Option("--password-stdin", help="Read the password from stdin.")] = False,
+    password_stdin: Annotated[
+        bool,
+        typer.Option(
+            "--password-stdin", help="Read the password from stdin; before it may stand a line with the address."
+        ),
+    ] = False,
     token_stdin: Annotated[
         bool, typer.Option("--token-stdin", help="Sign in with an API token, read from stdin.")
     ] = False,
@@ -49,8 +54,11 @@ async def login(
             me = await cloud.auth.me()
         remembered = StoredLogin(url, me.email, token=token, ca=remembered.ca)
     else:
+        given = sys.stdin.read().splitlines() if password_stdin else []
+        if email is None and len(given) > 1:
+            email = given.pop(0)  # As in DIR/admin-password: the address, then the password.
         email = email or _ask(here, "Email", "email")
-        password = sys.stdin.readline().rstrip("\n") if password_stdin else _ask_password(here)
+        password = (given[0] if given else "") if password_stdin else _ask_password(here)
         async with connect(url, ca=ca, http=here.http) as cloud:
             session = await cloud.auth.login(email, password)
         remembered = from_session(StoredLogin(url, email, ca=remembered.ca), session, utc_now)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from shellwego.cli.errors import Failed
+from shellwego.cli.errors import Failed, explain
 from shellwego.cli.groups import HELP, single
 from shellwego.cli.here import Here, command
 from shellwego.core.apps import WEB
@@ -23,6 +23,10 @@ app = single()
 
 _ALIVE = (InstanceState.HEALTHY, InstanceState.UNHEALTHY, InstanceState.STARTING)
 """Where a process is there to join, the best first."""
+
+
+_NOT_RUN, _NOT_FOUND = 126, 127
+"""As a shell says of a command that it can't run or find (POSIX, 2.8.2)."""
 
 
 def with_separator(args: list[str], takes_value: Collection[str]) -> list[str]:
@@ -80,11 +84,19 @@ async def run(
     from shellwego.cli.terminal import run_here
 
     with_terminal = sys.stdin.isatty() and sys.stdout.isatty() if tty is None else tty
+    from shellwego.client import Refused
+
     async with here.cloud() as cloud:
         instance = await _instance(cloud, target, process)
-        return await run_here(
-            cloud, instance, words or ["/bin/sh"], with_terminal=with_terminal, with_input=not no_stdin
-        )
+        try:
+            return await run_here(
+                cloud, instance, words or ["/bin/sh"], with_terminal=with_terminal, with_input=not no_stdin
+            )
+        except Refused as error:
+            if error.code != "start_failed":
+                raise
+            explain(error, here.output)
+            return _NOT_FOUND if "not found" in str(error) else _NOT_RUN
 
 
 async def _instance(cloud: Cloud, target: str, process: str | None) -> str:

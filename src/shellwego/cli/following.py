@@ -101,7 +101,7 @@ def _show(here: Here, event: DeploymentEvent, tell: Callable[[str], None], told:
     if words.partition(":")[0] in _ENDS:
         return told  # The deployment itself says it at the end, with more.
     if words and words != told:
-        here.output.say(f"• {words}")
+        here.output.say(f"• {words}", prose=True)
         tell(words)
         return words
     return told

@@ -118,7 +118,7 @@ class Here:
         return url, SessionCredential(store, login.url) if login else TokenCredential(), ca
 
     def _tell_waiting(self, why: str) -> None:
-        self.output.say(f"{why} Waiting for it ...", style="yellow")
+        self.output.say(f"{why.rstrip('.')}. Waiting for it ...", style="yellow")
 
 
 Function = Callable[..., Coroutine[Any, Any, int | None]]

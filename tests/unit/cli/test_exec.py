@@ -220,6 +220,17 @@ class TestPipes:
         assert code == 5
         assert b"Node n is not connected." in err
 
+    @pytest.mark.parametrize(("detail", "code"), [("The command was not found in it.", 127), ("Not executable.", 126)])
+    async def test_a_command_that_is_not_there_ends_as_in_a_shell(self, detail: str, code: int) -> None:
+        async def script(connection: ServerConnection) -> None:
+            said = {"type": "x", "title": "t", "status": 422, "detail": detail, "code": "start_failed"}
+            await connection.send(json.dumps({"problem": said}))
+
+        async with exec_cloud(script) as cloud:
+            ended, _, err = await piped(cloud, INSTANCE, "--", "true")
+        assert ended == code
+        assert detail.encode() in err
+
     async def test_a_cut_line_is_no_success(self) -> None:
         async def script(connection: ServerConnection) -> None:
             await connection.send(b"\1half")

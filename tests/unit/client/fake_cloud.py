@@ -137,6 +137,9 @@ class FakeCloud:
                 if json.loads(body)["password"] != "correct horse":
                     return problem(401, "unauthenticated", "Email or password is wrong.")
                 return _ok(self.new_session())
+            case "POST", "v1", "auth", "logout":
+                self.refresh_tokens.pop(json.loads(body)["refresh_token"], None)
+                return httpx.Response(204)
         token = request.headers.get("Authorization", "").removeprefix("Bearer ")
         if token not in self.accepted_tokens:
             return problem(401, "unauthenticated", "Sign in first: `shellwego auth login`.")
@@ -145,9 +148,6 @@ class FakeCloud:
                 me = public.Me(user=an_id("usr"), email="ann@acme.test", organisation=an_id("org"),
                                organisation_name="acme", operator=True)  # fmt: skip
                 return _ok(me)
-            case "POST", "v1", "auth", "logout":
-                self.refresh_tokens.pop(json.loads(body)["refresh_token"], None)
-                return httpx.Response(204)
             case "GET", "v1", "status":
                 return _ok(self._status())
             case "GET", "v1", "nodes":
