@@ -151,10 +151,44 @@ async def test_followers_see_new_lines_and_new_instances(world: World, member, a
             await asyncio.gather(*(stream.closed.wait() for stream in world.agents.streams))
 
 
+async def test_a_follower_that_comes_back_gets_each_line_once(world: World, member, app):
+    """Also lines of one instant, of which an app's buffer is full."""
+    node = next(iter(world.agents.connected))
+    instance = await add_instance(world, node)
+    said = [line(instance, 7.1234567891 + (n // 3), f"line {n}") for n in range(9)]
+    world.agents.on_open = lambda stream: (
+        stream.request.follow
+        or stream.say(
+            *(one for one in said if stream.request.since is None or one.at >= stream.request.since), StreamEnd()
+        )
+    )
+
+    async def read(wire: Wire, last_id: str, count: int) -> list[tuple[str, str]]:
+        headers = {"Authorization": f"Bearer {token_of(member)}", "Accept": "text/event-stream"}
+        found, id = [], ""
+        async with wire.client.stream(
+            "GET", "/v1/apps/blog/logs", headers=headers | ({"Last-Event-ID": last_id} if last_id else {})
+        ) as got:
+            async for text in got.aiter_lines():
+                if text.startswith("id: "):
+                    id = text.removeprefix("id: ")
+                if text.startswith("data: "):
+                    found.append((id, json.loads(text.removeprefix("data: "))["text"]))
+                    if len(found) == count:
+                        break
+        return found
+
+    async with Wire(world.api) as wire:
+        whole = await read(wire, "", 9)
+        assert [text for _, text in whole] == [f"line {n}" for n in range(9)]
+        for cut in (0, 1, 2, 4, 7):
+            assert await read(wire, whole[cut][0], 8 - cut) == whole[cut + 1 :]
+
+
 async def test_a_websocket_follows_too_and_is_refused_with_a_problem(world: World, member, app):
     node = next(iter(world.agents.connected))
     instance = await add_instance(world, node)
-    world.agents.on_open = lambda stream: stream.say(line(instance, 1.0, "hello"))
+    world.agents.on_open = lambda stream: stream.say(line(instance, 1.0, "hello"))  # a node whose clock is behind
     async with Wire(world.api) as wire:
         url = wire.url.replace("http", "ws") + "/v1/apps/blog/logs/stream?tail=0"
         async with websockets.connect(

@@ -12,7 +12,7 @@ import contextlib
 import datetime as dt
 import heapq
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 
 from shellwego.control.api.parts import ApiParts, Stream
@@ -29,6 +29,7 @@ MAXIMUM_TEXT = 64 * 1024
 _RECENT_INSTANCES = 50
 _LOOK_SECONDS = 2.0
 _QUEUE = 200
+_EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,44 +52,27 @@ class _Source:
     release: str
 
 
-async def history(parts: ApiParts, query: LogsQuery) -> AsyncIterator[LogEntry]:
+async def history(parts: ApiParts, query: LogsQuery) -> AsyncGenerator[LogEntry, None]:
     """What was printed, in the order of time. Raises NodeUnavailable when no node that has lines answers."""
     sources = await _sources(parts, query)
-    by_node = _by_node(sources)
-    if by_node and not any(node in parts.agents.connected for node in by_node):
-        raise NodeUnavailable(next(iter(by_node)))
-    tail = query.tail
-    async with contextlib.AsyncExitStack() as stack:
-        streams = []
-        for node, ids in by_node.items():
-            request = LogsRequest(instances=ids, follow=False, tail=tail, since=query.since)
-            try:
-                streams.append(await stack.enter_async_context(_lines(parts, node, request)))
-            except NodeUnavailable:
-                continue
-        merged = _merge(streams)
-        if tail is None:
-            async for line in merged:
-                yield _entry(line, sources)
-            return
-        last: deque[LogLine] = deque(maxlen=tail)
-        async for line in merged:
-            last.append(line)
-    for line in last:
-        yield _entry(line, sources)
+    async with contextlib.aclosing(_printed(parts, query, sources)) as lines:
+        async for line in lines:
+            yield _entry(line, sources)
 
 
-async def follow(parts: ApiParts, query: LogsQuery) -> AsyncIterator[LogEntry]:
+async def follow(parts: ApiParts, query: LogsQuery) -> AsyncGenerator[LogEntry, None]:
     """The last lines, then every new one, of present and future instances, until the caller stops."""
-    present = set(await _sources(parts, query))
+    sources = await _sources(parts, query)
     seen: dict[InstanceId, float] = {}
-    async for entry in _history_if_any(parts, query):
-        id = InstanceId(entry.instance)
-        seen[id] = max(entry.at.timestamp(), seen.get(id, 0.0))
-        yield entry
-    lines: asyncio.Queue[tuple[LogLine, str, str]] = asyncio.Queue(_QUEUE)
-    follower = _Follower(parts, query, lines, present=present, seen=seen)
-    watching = asyncio.ensure_future(follower.run())
+    if query.tail != 0:
+        with contextlib.suppress(NodeUnavailable):  # Whose node is away now is waited for, not refused.
+            async with contextlib.aclosing(_printed(parts, query, sources)) as printed:
+                async for line in printed:
+                    id = InstanceId(line.instance)
+                    seen[id] = max(line.at, seen.get(id, 0.0))
+                    yield _entry(line, sources)
+    lines: asyncio.Queue[LogEntry] = asyncio.Queue(_QUEUE)
+    watching = asyncio.ensure_future(_Follower(parts, query, lines, present=set(sources), seen=seen).run())
     try:
         while True:
             getting = asyncio.ensure_future(lines.get())
@@ -97,12 +81,37 @@ async def follow(parts: ApiParts, query: LogsQuery) -> AsyncIterator[LogEntry]:
                 getting.cancel()
                 watching.result()
                 return
-            line, process, release = getting.result()
-            yield _labelled(line, process, release)
+            yield getting.result()
     finally:
         watching.cancel()
         with contextlib.suppress(asyncio.CancelledError, Exception):
             await watching
+
+
+async def _printed(
+    parts: ApiParts, query: LogsQuery, sources: dict[InstanceId, _Source]
+) -> AsyncGenerator[LogLine, None]:
+    by_node = _by_node(sources)
+    if by_node and not any(node in parts.agents.connected for node in by_node):
+        raise NodeUnavailable(next(iter(by_node)))
+    async with contextlib.AsyncExitStack() as stack:
+        streams = []
+        for node, ids in by_node.items():
+            request = LogsRequest(instances=ids, follow=False, tail=query.tail, since=query.since)
+            try:
+                streams.append(await stack.enter_async_context(_lines(parts, node, request)))
+            except NodeUnavailable:
+                continue
+        merged = _merge(streams)
+        if query.tail is None:
+            async for line in merged:
+                yield line
+            return
+        last: deque[LogLine] = deque(maxlen=query.tail)
+        async for line in merged:
+            last.append(line)
+    for line in last:
+        yield line
 
 
 class _Follower:
@@ -115,7 +124,7 @@ class _Follower:
         self,
         parts: ApiParts,
         query: LogsQuery,
-        lines: asyncio.Queue[tuple[LogLine, str, str]],
+        lines: asyncio.Queue[LogEntry],
         *,
         present: set[InstanceId],
         seen: dict[InstanceId, float],
@@ -150,22 +159,11 @@ class _Follower:
                     if since is not None and line.at <= since:
                         continue
                     self._seen[instance.id] = line.at
-                    await self._lines.put((line, instance.process, source.release))
+                    await self._lines.put(_labelled(line, instance.process, source.release))
         except NodeUnavailable:
             await asyncio.sleep(_LOOK_SECONDS)
         finally:
             self._followed.discard(instance.id)
-
-
-async def _history_if_any(parts: ApiParts, query: LogsQuery) -> AsyncIterator[LogEntry]:
-    """A follower whose node is away now waits for it, rather than being refused."""
-    if query.tail == 0:
-        return
-    try:
-        async for entry in history(parts, query):
-            yield entry
-    except NodeUnavailable:
-        return
 
 
 async def _sources(parts: ApiParts, query: LogsQuery) -> dict[InstanceId, _Source]:
@@ -245,7 +243,8 @@ def _entry(line: LogLine, sources: dict[InstanceId, _Source]) -> LogEntry:
 
 def _labelled(line: LogLine, process: str, release: str) -> LogEntry:
     return LogEntry(
-        at=dt.datetime.fromtimestamp(line.at, dt.UTC),
+        # Down to the microsecond, never up: whoever goes on from this time must not miss the rest of its instant.
+        at=_EPOCH + dt.timedelta(microseconds=int(line.at * 1_000_000)),
         instance=line.instance,
         process=process,
         release=release,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response, WebSocket, WebSocketDisconnect
 from fastapi.responses import StreamingResponse
@@ -34,6 +34,29 @@ class Wanted:
     instance: Annotated[str | None, Query(max_length=64)] = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Resume:
+    """Where a reader of events goes on: it has had `told` lines of the time `at`."""
+
+    at: dt.datetime
+    told: int
+
+    @classmethod
+    def parse(cls, text: str | None) -> _Resume | None:
+        """Raises InvalidField."""
+        if not text:
+            return None
+        at, _, told = text.partition("~")
+        try:
+            time = dt.datetime.fromisoformat(at)
+            time.timestamp()
+            if time.tzinfo is not None and told.isascii() and told.isdigit():
+                return cls(time, int(told))
+        except (ValueError, OverflowError):
+            pass
+        raise InvalidField("Last-Event-ID", "is not the id of an event of this stream.")
+
+
 @router.get(
     "",
     operation_id="readLogs",
@@ -54,9 +77,10 @@ async def read_logs(
 ) -> Response:
     """What an app's instances printed and, following, what they print."""
     parts = parts_of(request)
-    query = await _query(parts, credential, app, wanted, resume=last_event_id)
+    resume = _Resume.parse(last_event_id)
+    query = await _query(parts, credential, app, wanted, resume)
     if sse.MEDIA_TYPE in request.headers.get("accept", ""):
-        return sse.stream(_events(follow(parts, query)), parts, credential)
+        return sse.stream(_events(follow(parts, query), resume), parts, credential)
     entries = follow(parts, query) if wanted.follow else history(parts, query)
     # The first entry is waited for here, so that a node that is away is a 503 and not half an answer.
     first = None if wanted.follow else await anext(entries, None)
@@ -95,16 +119,13 @@ async def stream_logs(socket: WebSocket, app: str, wanted: Annotated[Wanted, Dep
 
 
 async def _query(
-    parts: ApiParts, credential: Credential, reference: str, wanted: Wanted, *, resume: str | None = None
+    parts: ApiParts, credential: Credential, reference: str, wanted: Wanted, resume: _Resume | None = None
 ) -> LogsQuery:
     """Raises Unauthenticated, NotFound, InvalidField."""
-    since = wanted.since.timestamp() if wanted.since is not None else None
+    since = _utc(wanted.since).timestamp() if wanted.since is not None else None
     tail = wanted.tail
-    if resume:
-        try:
-            since, tail = float(dt.datetime.fromisoformat(resume).timestamp()), None
-        except (ValueError, OverflowError) as error:
-            raise InvalidField("Last-Event-ID", "is not the id of an event of this stream.") from error
+    if resume is not None:
+        since, tail = resume.at.timestamp(), None
     elif tail is None and since is None:
         tail = DEFAULT_TAIL
     async with parts.store.reading() as work:
@@ -116,32 +137,49 @@ async def _query(
     return LogsQuery(caller.organisation, app.id, tail, since, wanted.process, wanted.instance)
 
 
-async def _events(entries: AsyncIterator[public.LogEntry]) -> AsyncIterator[bytes]:
-    async for entry in entries:
-        yield sse.Event(entry.at.isoformat(), "log", entry.model_dump_json()).encode()
+async def _events(
+    entries: AsyncGenerator[public.LogEntry, None], resume: _Resume | None
+) -> AsyncGenerator[bytes, None]:
+    """An id is a time, and how many lines of that time were told: a buffer of lines often has one time for all."""
+    at, told = (resume.at, 0) if resume is not None else (None, 0)
+    async with contextlib.aclosing(entries):
+        async for entry in entries:
+            at, told = (at, told + 1) if entry.at == at else (entry.at, 1)
+            if resume is not None and entry.at == resume.at and told <= resume.told:
+                continue
+            yield sse.Event(f"{entry.at.isoformat()}~{told}", "log", entry.model_dump_json()).encode()
 
 
 async def _json_lines(
-    first: public.LogEntry | None, entries: AsyncIterator[public.LogEntry], parts: ApiParts, credential: Credential
+    first: public.LogEntry | None,
+    entries: AsyncGenerator[public.LogEntry, None],
+    parts: ApiParts,
+    credential: Credential,
 ) -> AsyncIterator[bytes]:
     if first is not None:
         yield first.model_dump_json().encode() + b"\n"
     stopping = asyncio.ensure_future(parts.stopping.wait())
+    pending: asyncio.Future[public.LogEntry | None] | None = None
     try:
         while not stopping.done():
-            pending = asyncio.ensure_future(anext(entries, None))
-            while not (pending.done() or stopping.done()):
-                await asyncio.wait(
-                    {pending, stopping}, timeout=parts.settings.heartbeat_seconds, return_when=asyncio.FIRST_COMPLETED
-                )
-                if not pending.done() and not await still_welcome(parts, credential):
-                    break
-            if not pending.done() or (entry := pending.result()) is None:
-                pending.cancel()
+            if pending is None:
+                pending = asyncio.ensure_future(anext(entries, None))
+            waited: set[asyncio.Future[Any]] = {pending, stopping}
+            await asyncio.wait(waited, timeout=parts.settings.heartbeat_seconds, return_when=asyncio.FIRST_COMPLETED)
+            if pending.done():
+                entry, pending = pending.result(), None
+                if entry is None:
+                    return
+                yield entry.model_dump_json().encode() + b"\n"
+            elif not await still_welcome(parts, credential):
                 return
-            yield entry.model_dump_json().encode() + b"\n"
     finally:
-        stopping.cancel()
+        for task in (stopping, pending):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await task
+        await entries.aclose()
 
 
 async def _send(socket: WebSocket, entries: AsyncIterator[public.LogEntry]) -> None:
@@ -155,3 +193,7 @@ async def _left(socket: WebSocket) -> None:
     with contextlib.suppress(WebSocketDisconnect, RuntimeError):
         while True:
             await socket.receive_bytes()
+
+
+def _utc(time: dt.datetime) -> dt.datetime:
+    return time.replace(tzinfo=dt.UTC) if time.tzinfo is None else time
