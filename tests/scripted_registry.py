@@ -104,7 +104,7 @@ class ScriptedRegistry:
                     answer = self.serve_well(request)
                 if not await _write(writer, answer):
                     return
-        except (ConnectionError, asyncio.IncompleteReadError):
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
             self._connections.discard(task)

@@ -60,4 +60,4 @@ def app(cloud: RunningCloud, request: pytest.FixtureRequest) -> Iterator[str]:
     """A name for this test's app, deleted after it."""
     name = "t-" + request.node.originalname.removeprefix("test_").replace("_", "-")[:34].rstrip("-")
     yield name
-    cloud.run("apps", "delete", name, "--yes")
+    cloud.run("apps", "delete", name, "--yes", "--wait")

@@ -81,6 +81,10 @@ class HealthMonitor:
         task = self._tasks.create_task(self._keep_checking(target), name=f"health-{target.id}")
         self._watched[target.id] = (target, task)
 
+    def watches(self, id: InstanceId, run: float) -> bool:
+        known = self._watched.get(id)
+        return known is not None and known[0].run == run
+
     def forget(self, id: InstanceId) -> None:
         """Stop checking. Safe to repeat."""
         known = self._watched.pop(id, None)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import time
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ LOG_RENAMED = fault_point("agent.log.renamed")
 LOG_REOPENED = fault_point("agent.log.reopened")
 
 CURRENT = "current"
+_QUIET_SECONDS, _QUIET_BYTES = 5.0, 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,7 @@ class LogStore:
     def __init__(self, root: Path, limits: LogLimits | None = None) -> None:
         self._root = root
         self._limits = limits or LogLimits()
+        self._looks: dict[InstanceId, tuple[float, int]] = {}
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def path_for(self, app: str, id: InstanceId) -> Path:
@@ -118,15 +121,23 @@ class LogStore:
         How many were rotated. A rename whose writer was never told, because we were killed between, is mended here.
         """
         rotated = 0
+        now = time.monotonic()
         for app, id in live:
+            due, size_before = self._looks.get(id, (0.0, 0))
+            if now < due:
+                continue
             current = self._root / (app if is_id(app, "app") else "other") / id / CURRENT
             try:
-                too_large = current.stat().st_size >= self._limits.file_bytes
+                size = current.stat().st_size
             except FileNotFoundError:
                 if not rotated_files(current.parent):
                     continue
                 too_large = False
             else:
+                # A hundred quiet logs needn't be looked at every second; one that grows fast must be.
+                quiet = size < self._limits.file_bytes // 2 and size - size_before < _QUIET_BYTES
+                self._looks[id] = (now + _QUIET_SECONDS if quiet else 0.0, size)
+                too_large = size >= self._limits.file_bytes
                 if not too_large:
                     continue
             if too_large:
@@ -143,6 +154,7 @@ class LogStore:
 
     async def prune(self, live: Collection[InstanceId]) -> int:
         """Delete what the limits don't leave room for. How many files."""
+        self._looks = {id: look for id, look in self._looks.items() if id in live}
         return await asyncio.to_thread(self._prune, frozenset(live))
 
     def _prune(self, live: frozenset[InstanceId]) -> int:

@@ -423,7 +423,7 @@ class Instances:
             record = self._state.records.get(spec_id(spec))
             if record is None or record.run is None or record.unhealthy or record.removing is not None:
                 continue
-            if record.address is None or record.id in self._work:
+            if record.address is None or record.id in self._work or self.health.watches(record.id, record.run):
                 continue
             self.health.watch(
                 Target(

@@ -147,5 +147,5 @@ def judge_rollout(goal: RolloutGoal, seen: Collection[Seen], *, out_of_time: boo
             why += f"; the last word of one that isn't: {waiting.reason}"
         return Verdict(failed=True, why=why, culprit=waiting.instance.id if waiting else None, step=step)
     if not missing:
-        step += f", {len(leaving)} old ones leaving"
+        step += f", {len(leaving)} old still leaving"
     return Verdict(step=step)

@@ -12,7 +12,7 @@ import hashlib
 import os
 import shutil
 import stat
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 
 from shellwego.core.errors import DiskFull
@@ -177,6 +177,13 @@ class BlobStore:
     def discard(self, digest: str) -> None:
         """Forget a damaged blob."""
         self.path(digest).unlink(missing_ok=True)
+
+    def discard_damaged(self, blobs: Iterable[Descriptor]) -> None:
+        """Read all of them; what rotted once may have rotted in more places."""
+        for blob in blobs:
+            with contextlib.suppress(FileNotFoundError):
+                if not self._is_whole(self.path(blob.digest), blob):
+                    self.discard(blob.digest)
 
     @contextlib.asynccontextmanager
     async def receiving(self, blob: Descriptor) -> AsyncIterator[PartialBlob | None]:

@@ -178,9 +178,8 @@ class DirectoryImageStore:
                 await self._fetch_layers(reference, image, source, None, lambda _: None)
                 try:
                     return await in_thread(layouts.write_layout, image, directory, self._blobs, tag=tag)
-                except (WrongContent, FileNotFoundError) as error:
-                    if isinstance(error, WrongContent):
-                        self._blobs.discard(error.digest)
+                except (WrongContent, FileNotFoundError):
+                    await in_thread(self._blobs.discard_damaged, image.manifest.layers)
         raise RegistryUnavailable(str(wanted), "its layers are damaged here, again and again. Check the node's disk.")
 
     async def collect_garbage(self, keep: Collection[str]) -> int:
@@ -258,18 +257,19 @@ class DirectoryImageStore:
         credentials: Credentials | None,
         on_progress: OnProgress,
     ) -> Path:
+        rootfs = self._rootfs(image)
         for _ in range(_REPAIRS):
-            if self._rootfs(image).is_dir():
-                break
+            if rootfs.is_dir():
+                return rootfs
             await self._fetch_layers(reference, image, source, credentials, on_progress)
             await reach(LAYERS_FETCHED)
             try:
                 await self._unpack(reference, image)
-            except Damaged as damage:
-                self._blobs.discard(damage.digest)
-        else:
-            raise RegistryUnavailable(reference, "its layers are damaged here, again and again. Check the node's disk.")
-        return self._rootfs(image)
+            except Damaged:
+                await in_thread(self._blobs.discard_damaged, image.manifest.layers)
+            else:
+                return rootfs
+        raise RegistryUnavailable(reference, "its layers are damaged here, again and again. Check the node's disk.")
 
     async def _fetch_layers(
         self,
