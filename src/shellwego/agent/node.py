@@ -45,7 +45,7 @@ ALL_ENDED = fault_point("down.runtimes.ended")
 ALL_CLEARED = fault_point("down.runtimes.cleared")
 
 RECONCILE_SECONDS = 2.0
-NETWORK_SECONDS = 30.0
+NETWORK_SECONDS = 15.0
 LOG_SECONDS = 1.0
 PRUNE_SECONDS = 60.0
 IMAGES_SECONDS = 300.0
