@@ -53,7 +53,7 @@ from shellwego.processes.parts import make_builder, make_images, make_kms
 
 log = structlog.get_logger()
 
-ROUND_SECONDS = 2.0
+ROUND_SECONDS = 10.0
 """A controller looks again at the latest after this; events wake it at once."""
 
 
