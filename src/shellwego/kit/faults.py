@@ -8,12 +8,18 @@ arm points by the environment, since the process under test is a real one:
 `exit` ends the process at once as SIGKILL would (status 137), `fail` raises InjectedFault, `delay:SECONDS`
 waits. With `@FILE` appended (`exit@/tmp/x`), a point acts once: it creates FILE and stays quiet while it exists.
 Every name in use is declared with `fault_point` at import time, so a test can enumerate them all.
+
+With SHELLWEGO_FAULTS_DIR set, a point can also be armed in processes that run already: DIR/POINT holds the action, is
+renamed to POINT.taken by the one process that reaches it first, and acts once. `exit:PID,PID` takes other processes
+along, as when several die together; `kill:PID,PID` ends only those. Without the variable nobody looks at any file.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import signal
 from pathlib import Path
 from typing import NewType
 
@@ -43,6 +49,8 @@ def declared_points() -> frozenset[FaultPoint]:
 async def reach(point: FaultPoint) -> None:
     """Pass the point: nothing happens unless a test armed it."""
     action = _armed.get(point)
+    if action is None and _directory is not None:
+        action = _take(Path(_directory) / point)
     if action is None:
         return
     verb, _, once_file = action.partition("@")
@@ -51,11 +59,26 @@ async def reach(point: FaultPoint) -> None:
             Path(once_file).touch(exist_ok=False)
         except FileExistsError:
             return
+    verb, _, argument = verb.partition(":")
+    if verb in {"exit", "kill"}:
+        for pid in filter(None, argument.split(",")):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
     if verb == "exit":
         os._exit(137)
     if verb == "fail":
         raise InjectedFault(point)
-    await asyncio.sleep(float(verb.removeprefix("delay:")))
+    if verb == "delay":
+        await asyncio.sleep(float(argument))
+
+
+def _take(path: Path) -> str | None:
+    taken = path.with_name(f"{path.name}.taken")
+    try:
+        path.rename(taken)
+    except FileNotFoundError:
+        return None
+    return taken.read_text().strip()
 
 
 def _parse(text: str) -> dict[FaultPoint, str]:
@@ -64,3 +87,4 @@ def _parse(text: str) -> dict[FaultPoint, str]:
 
 
 _armed = _parse(os.environ.get("SHELLWEGO_FAULTS", ""))
+_directory = os.environ.get("SHELLWEGO_FAULTS_DIR")

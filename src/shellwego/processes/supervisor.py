@@ -36,9 +36,16 @@ class Child:
 class Supervisor:
     """Runs children until `stop`. What a child prints (a crash, mostly) goes to `output`/NAME.out."""
 
-    def __init__(self, output: Path, *, on_end: Callable[[str, int], None] = lambda _name, _status: None) -> None:
+    def __init__(
+        self,
+        output: Path,
+        *,
+        on_end: Callable[[str, int], None] = lambda _name, _status: None,
+        longest_wait_seconds: float = 10.0,
+    ) -> None:
         self._output = output
         self._on_end = on_end
+        self._longest_wait_seconds = longest_wait_seconds
         self._running: dict[str, asyncio.subprocess.Process] = {}
         self._stopping: set[str] = set()
 
@@ -64,7 +71,7 @@ class Supervisor:
             if child.name in self._stopping:
                 return
             attempt = 1 if loop.time() - began > _LASTED_SECONDS else attempt + 1
-            wait = 0.0 if attempt == 1 else backoff_seconds(attempt - 1, limit=10)
+            wait = 0.0 if attempt == 1 else backoff_seconds(attempt - 1, limit=self._longest_wait_seconds)
             log.warning("child.ended", child=child.name, status=status, next_start_seconds=wait)
             self._on_end(child.name, status)
             await asyncio.sleep(wait)

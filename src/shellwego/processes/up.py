@@ -146,6 +146,7 @@ async def _run(cloud: Cloud, engines: Engines) -> int:
             f"The {name} ended (status {status}) and is started again. Its last words: {cloud.logs / name}.out",
             err=True,
         ),
+        longest_wait_seconds=float(os.environ.get("SHELLWEGO_LONGEST_RESTART_SECONDS", "10")),
     )
     # Before the server starts: it ends every build that it didn't start itself.
     preparing = asyncio.ensure_future(ensure_base_images(cloud, engines, say=lambda line: typer.echo(line, err=True)))
