@@ -121,13 +121,21 @@ class Call:
         return answer
 
 
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        description="Up to 255 visible characters. The same key has the same effect only once.",
+        # In the document only: `checked_key` refuses, by the header's own name.
+        json_schema_extra={"pattern": "^[\\x21-\\x7e]{1,255}$"},
+    ),
+]
+
+
 async def call(
     request: Request,
     work: Annotated[UnitOfWork, Depends(unit_of_work, scope="function")],
     credential: Annotated[Credential, Depends(credential_of)],
-    idempotency_key: Annotated[
-        str | None, Header(description="Up to 255 visible characters. The same key has the same effect only once.")
-    ] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> Call:
     """The request with its caller. Raises Unauthenticated, InvalidField."""
     parts = parts_of(request)

@@ -15,11 +15,18 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Request
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 
 from shellwego.control.api import answers
-from shellwego.control.api.calls import Call, Credential, caller_of, checked_key, credential_of
+from shellwego.control.api.calls import (
+    Call,
+    Credential,
+    IdempotencyKey,
+    caller_of,
+    checked_key,
+    credential_of,
+)
 from shellwego.control.api.parts import ApiParts, parts_of
 from shellwego.control.api.problems import TooSlow, UnsupportedMediaType
 from shellwego.control.services import sources
@@ -61,7 +68,7 @@ async def upload_source(
     request: Request,
     app: str,
     credential: Annotated[Credential, Depends(credential_of)],
-    idempotency_key: Annotated[str | None, Header()] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> object:
     """A tar of a source folder, plain or squeezed with gzip or zstd. Up to 512 MB, streamed."""
     parts = parts_of(request)
