@@ -65,8 +65,18 @@ OnVerdict = Callable[[Target, bool, str], None]
 class HealthMonitor:
     """Checks every instance it is told to watch, until it is told to forget it or the verdict is "unhealthy"."""
 
-    def __init__(self, tasks: asyncio.TaskGroup, *, dial: Dial, enter: Enter, on_verdict: OnVerdict) -> None:
-        self._tasks, self._dial, self._enter, self._on_verdict = tasks, dial, enter, on_verdict
+    def __init__(
+        self,
+        tasks: asyncio.TaskGroup,
+        *,
+        dial: Dial,
+        enter: Enter,
+        on_verdict: OnVerdict,
+        on_doubt: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_doubt` is called when a healthy instance fails once: it may have ended, which is worth a look."""
+        self._tasks, self._dial, self._enter = tasks, dial, enter
+        self._on_verdict, self._on_doubt = on_verdict, on_doubt
         self._watched: dict[InstanceId, tuple[Target, asyncio.Task[None]]] = {}
         self._words: dict[InstanceId, str] = {}
         self._commands = asyncio.Semaphore(_COMMANDS_AT_ONCE)
@@ -122,6 +132,8 @@ class HealthMonitor:
                 await asyncio.sleep(spec.interval_seconds)
                 continue
             self._words[target.id] = problem
+            if healthy and failures == 0:
+                self._on_doubt()
             # Before its first success an instance is asked often, but its failures count in the check's own rhythm.
             if healthy or loop.time() >= count_from:
                 failures += 1

@@ -234,6 +234,8 @@ def _plan_instance(
 
 def _note_end(record: Record, sandbox: Observed | None, now: float) -> Record:
     assert record.run is not None
+    if sandbox is not None and sandbox.exit is not None and _was_its_own(sandbox.exit):
+        return note_failure(record, sandbox.exit, now)  # The check only noticed what had happened.
     if record.unhealthy:
         return note_failure(record, ExitStatus(ExitReason.UNHEALTHY, message=record.unhealthy), now)
     if sandbox is not None:
@@ -243,6 +245,13 @@ def _note_end(record: Record, sandbox: Observed | None, now: float) -> Record:
         return note_failure(record, unseen, now)
     # A machine's restart is nobody's failure: begin again at once, with the patience there was.
     return replace(record, run=None, healthy_since=None, exit=unseen)
+
+
+def _was_its_own(exit: ExitStatus) -> bool:
+    """Whether the app ended by itself, and not by the signals with which we end one."""
+    if exit.reason is ExitReason.SIGNALLED:
+        return exit.code not in {9, 15}
+    return exit.reason in {ExitReason.EXITED, ExitReason.OUT_OF_MEMORY} and exit.code not in {128 + 9, 128 + 15}
 
 
 def _pause_left(record: Record, now: float) -> float:

@@ -184,12 +184,15 @@ async def test_past_the_start_period_they_do() -> None:
 
 async def test_after_a_success_retries_in_a_row_decide() -> None:
     app = App()
-    async with watching(app, retries=3):
+    async with watching(app, retries=3) as monitor:
         await app.verdict()
+        doubts: list[int] = []
+        monitor._on_doubt = lambda: doubts.append(1)
         before = app.dials
         app.up = False
         assert (await app.verdict())[0] is False
         assert app.dials >= before + 3
+    assert doubts == [1]  # Somebody looks whether it still runs, once.
 
 
 async def test_an_adopted_healthy_instance_is_not_announced_again() -> None:

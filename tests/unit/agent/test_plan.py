@@ -120,6 +120,23 @@ def test_an_end_for_a_bad_check_that_was_interrupted_is_told_as_such() -> None:
     assert plan.notes[0].exit == ExitStatus(ExitReason.UNHEALTHY, message="no answer")
 
 
+@pytest.mark.parametrize(
+    ("exit", "told"),
+    [
+        (CRASHED, ExitReason.EXITED),
+        (ExitStatus(ExitReason.OUT_OF_MEMORY), ExitReason.OUT_OF_MEMORY),
+        (ExitStatus(ExitReason.SIGNALLED, 11), ExitReason.SIGNALLED),
+        (ExitStatus(ExitReason.SIGNALLED, 9), ExitReason.UNHEALTHY),
+        (ExitStatus(ExitReason.EXITED, 143), ExitReason.UNHEALTHY),
+    ],
+)
+def test_a_check_that_only_noticed_a_crash_does_not_hide_it(exit: ExitStatus, told: ExitReason) -> None:
+    """A user who reads "health check failed" looks for the wrong thing when the app ran out of memory."""
+    plan = plan_node(goal("b"), [ended(exit=exit)], {B: record(run=NOW - 9, unhealthy="refused")}, NOW)
+    assert plan.notes[0].exit is not None
+    assert plan.notes[0].exit.reason is told
+
+
 def test_a_running_instance_without_an_address_is_started_anew() -> None:
     """Its record was damaged: the address may be given to another, and two apps would answer for one."""
     assert isinstance(only(plan_node(goal("b"), [running()], {}, NOW)), End)

@@ -111,7 +111,13 @@ class Instances:
         self._images, self._logs = images, logs
         self._on_change, self._clock = on_change, clock
         self.wake = asyncio.Event()
-        self.health = HealthMonitor(tasks, dial=network.dial, enter=self._enter_for_check, on_verdict=self._on_verdict)
+        self.health = HealthMonitor(
+            tasks,
+            dial=network.dial,
+            enter=self._enter_for_check,
+            on_verdict=self._on_verdict,
+            on_doubt=self.wake.set,
+        )
         self._work: dict[InstanceId, _Work] = {}
         self._trouble: dict[InstanceId, _Trouble] = {}
         self._lines: dict[InstanceId, list[str]] = {}
