@@ -24,6 +24,9 @@ How long HAProxy keeps idle connections to an app: less than Node's five seconds
 the moment it is used. Given for each server, since `add server` ignores `default-server`.
 """
 
+_ACCEPTED = {"html": "text/html", "json": "json"}
+"""What in a request's Accept asks for which kind of page, the first that fits."""
+
 LOG_ALL_BELOW = 200
 LOG_ONE_OF = 32
 """Up to LOG_ALL_BELOW requests per second each is logged, beyond that one in LOG_ONE_OF, weighted so."""
@@ -136,9 +139,11 @@ def render_pages(paths: ProxyPaths) -> dict[Path, str]:
         for name, page in ROUTE_PAGES.items()
         for kind in KINDS
     }
-    files[_errors_map(paths)] = "".join(
-        f"{status}-{kind} {render_page(page, kind)}\n" for status, page in ERROR_PAGES.items() for kind in KINDS
-    )
+    for status, page in ERROR_PAGES.items():
+        # The first line whose key is part of the request's Accept decides.
+        files[_errors_map(paths, status)] = "".join(
+            f"{_ACCEPTED[kind]} {render_page(page, kind)}\n" for kind in KINDS if kind in _ACCEPTED
+        )
     return files
 
 
@@ -222,11 +227,12 @@ def _defaults(paths: ProxyPaths) -> str:
         "    option clitcpka",
         "    option srvtcpka",
     ]
-    lines += [
-        f"    http-error status {status} content-type {_OWN_ERROR} "
-        f'lf-string "%[str({status}-),concat(,txn.kind),map({_errors_map(paths)},{status})]\\n"'
-        for status in ERROR_PAGES
-    ]
+    for status, page in ERROR_PAGES.items():
+        text = render_page(page, "text")
+        lines.append(
+            f"    http-error status {status} content-type {_OWN_ERROR} "
+            f"lf-string \"%[var(txn.accept,-),map_sub({_errors_map(paths, status)},'{text}')]\\n\""
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -246,10 +252,11 @@ def _frontend(settings: ProxySettings) -> str:
     if trusted:
         lines.append(f"    acl from_trusted src {trusted}")
     unless = " unless from_trusted" if trusted else ""
-    missing = " if !from_trusted or !{{ req.hdr({}) -m found }}" if trusted else ""
 
     def ours(name: str, value: str) -> str:
-        return f"    http-request set-header {name} {value}" + missing.format(name)
+        # What a client sent is gone by then; what a trusted proxy sent stays.
+        missing = f" unless {{ req.hdr({name}) -m found }}" if trusted else ""
+        return f"    http-request add-header {name} {value}{missing}"
 
     lines += [
         # One address may not take all connections there are.
@@ -262,10 +269,9 @@ def _frontend(settings: ProxySettings) -> str:
         "    option http-restrict-req-hdr-names delete",
         # HAProxy 2.6 lets NUL through in a value (RFC 9110, 5.5 says reject it), and not every app does.
         "    http-request deny deny_status 400 if { req.hdrs -m reg \\\\x00 }",
-        "    http-request set-var(txn.kind) str(text)",
-        "    http-request set-var(txn.kind) str(json) if { req.hdr(accept) -m sub json }",
-        "    http-request set-var(txn.kind) str(html) if { req.hdr(accept) -m sub text/html }",
-        f"    http-request set-var(txn.backend) req.hdr(host),field(1,:),rtrim(.),lower,map_str({paths.hosts_map})",
+        # Looked into only when a page is due.
+        "    http-request set-var(txn.accept) req.fhdr(accept)",
+        f"    http-request set-var(txn.backend) req.fhdr(host),field(1,:),rtrim(.),lower,map_str({paths.hosts_map})",
         "    http-request disable-l7-retry unless { method GET HEAD OPTIONS }",
         f"    http-request del-header forwarded{unless}",
         f"    http-request del-header x-forwarded- -m beg{unless}",
@@ -273,20 +279,19 @@ def _frontend(settings: ProxySettings) -> str:
         "    option forwardfor",
         ours("x-real-ip", "%[src]"),
         ours("x-forwarded-proto", "%[ssl_fc,iif(https,http)]"),
-        ours("x-forwarded-host", "%[req.hdr(host)]"),
+        ours("x-forwarded-host", "%[req.fhdr(host)]"),
         ours("x-forwarded-port", "%[dst_port]"),
-        "    http-request set-header x-request-id %[uuid()] unless { req.hdr_cnt(x-request-id) eq 1 } "
-        "{ req.hdr(x-request-id) -m reg ^[A-Za-z0-9_.-]{8,128}$ }",
-        "    http-request set-var(txn.id) req.hdr(x-request-id)",
-        "    http-after-response set-header x-request-id %[var(txn.id)] if { var(txn.id) -m found }",
+        # uuid() would cost more than all the rest of these lines.
+        "    unique-id-format %{+X}o%Ts-%pid-%rt",
+        "    http-request set-var(txn.id) req.fhdr(x-request-id) if { req.fhdr_cnt(x-request-id) eq 1 } "
+        "{ req.fhdr(x-request-id) -m reg ^[A-Za-z0-9_.-]{8,128}$ }",
+        "    http-request set-header x-request-id %[unique-id] unless { var(txn.id) -m found }",
+        "    http-after-response set-header x-request-id %[var(txn.id)] if { status ge 400 } { var(txn.id) -m found }",
+        "    http-after-response set-header x-request-id %[unique-id] if { status ge 400 } !{ var(txn.id) -m found }",
         *(
             f"    http-after-response set-header content-type '{CONTENT_TYPES[kind]}' if {{ status ge 400 }} "
             f"{{ res.hdr(content-type) -m str {_OWN_ERROR} }} {condition}"
-            for kind, condition in (
-                ("html", "{ var(txn.kind) -m str html }"),
-                ("json", "{ var(txn.kind) -m str json }"),
-                ("text", ""),
-            )
+            for kind, condition in _by_kind()
         ),
         f"    http-request set-log-level silent if {{ fe_req_rate gt {LOG_ALL_BELOW} }} !{{ rand({LOG_ONE_OF}) eq 0 }}",
         f'    log-format "%[be_name,map_str({paths.owners_map},-)] %b %ST %B %Ta %ts %[fe_req_rate]"',
@@ -303,24 +308,22 @@ def _page_backend(paths: ProxyPaths, name: str) -> str:
         headers += f" hdr retry-after {page.refresh_seconds}"
     lines = [f"backend {name}"]
     for kind, condition in _by_kind():
+        only = f" if {condition}" if condition else ""
         lines.append(
             f"    http-request return status {page.status} content-type '{CONTENT_TYPES[kind]}' "
-            f"file {_page_file(paths, name, kind)}{headers}{condition}"
+            f"file {_page_file(paths, name, kind)}{headers}{only}"
         )
     return "\n".join(lines) + "\n"
 
 
 def _by_kind() -> Sequence[tuple[str, str]]:
-    return (
-        ("html", " if { var(txn.kind) -m str html }"),
-        ("json", " if { var(txn.kind) -m str json }"),
-        ("text", ""),
-    )
+    """Each kind of body with its condition; text is what is left."""
+    return (*((kind, f"{{ var(txn.accept) -m sub {word} }}") for kind, word in _ACCEPTED.items()), ("text", ""))
 
 
 def _page_file(paths: ProxyPaths, name: str, kind: str) -> Path:
     return paths.pages / f"{name}.{kind}"
 
 
-def _errors_map(paths: ProxyPaths) -> Path:
-    return paths.pages / "errors.map"
+def _errors_map(paths: ProxyPaths, status: int) -> Path:
+    return paths.pages / f"{status}.map"

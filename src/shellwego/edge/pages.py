@@ -54,10 +54,10 @@ ERROR_PAGES = {
     413: Page(413, "too_large", "Too large", "The request is too large."),
     500: Page(500, "proxy_error", "Something broke", "The proxy could not handle the request."),
     502: Page(502, "bad_gateway", "No sound answer", "The app ended the connection or did not speak HTTP."),
-    503: Page(503, "app_unreachable", "Not reachable", "The app can't be reached right now.", 2),
+    503: Page(503, "app_unreachable", "Not reachable", "The app does not answer right now.", 2),
     504: Page(504, "gateway_timeout", "No answer in time", "The app took too long to answer."),
 }
-"""By the status that HAProxy gives by itself."""
+"""By the status that HAProxy gives by itself. Their words stand in HAProxy's configuration: no quotes, no commas."""
 
 
 def render_page(page: Page, kind: str) -> str:
