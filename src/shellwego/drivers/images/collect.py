@@ -29,7 +29,7 @@ GARBAGE_MARKED = fault_point("images.garbage.marked")
 GARBAGE_TRASHED = fault_point("images.garbage.trashed")
 
 _PARTIAL_SECONDS = 3600.0
-"""How long a pull that failed may take to come back for what it has."""
+"""How long a pull that failed may take to come back for what it has; nothing unfinished is written to for longer."""
 
 
 class Collector:
@@ -98,8 +98,11 @@ class Collector:
             if record.digest not in images:
                 self._records.forget(record.digest)
         for blob in self._blobs.blobs.iterdir():
-            if f"sha256:{blob.name}" not in needs.blobs:
+            if not blob.name.startswith(".") and f"sha256:{blob.name}" not in needs.blobs:
                 self._discard(blob)
+        for directory in (self._blobs.blobs, self._records.images, self._records.names):
+            for unfinished in directory.glob(".*"):
+                self._discard_old(unfinished)  # What replace_file leaves when it is killed.
         for rootfs in self._rootfs.iterdir():
             if rootfs.name not in needs.chains:
                 self._discard(rootfs)
@@ -115,10 +118,10 @@ class Collector:
         with self._unlocked(self._blobs.lock_path(digest)) as is_free:
             if not is_free:
                 return
-            with contextlib.suppress(FileNotFoundError):
-                is_old = time.time() - partial.stat().st_mtime > _PARTIAL_SECONDS
-                if is_old or partial.suffix == ".new" or self._blobs.path(digest).exists():
-                    self._discard(partial)
+            if partial.suffix == ".new" or self._blobs.path(digest).exists():
+                self._discard(partial)
+            else:
+                self._discard_old(partial)
 
     def _forget(self, digest: str) -> None:
         record = self._records.find(digest)
@@ -150,6 +153,11 @@ class Collector:
         finally:
             if descriptor is not None:
                 unlock(descriptor, path)
+
+    def _discard_old(self, path: Path) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > _PARTIAL_SECONDS:
+                self._discard(path)
 
     def _discard(self, path: Path) -> None:
         with contextlib.suppress(FileNotFoundError):

@@ -14,9 +14,11 @@ everyone but root: images hold setuid programs.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import secrets
+import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -58,6 +60,11 @@ IMAGE_NAMED = fault_point("images.import.named")
 
 _DIRECTORIES = ("blobs/sha256", "partial", "images", "names", "pins", "rootfs", "unpacking", "trash", "locks")
 _REPAIRS = 3
+_writing = threading.Lock()
+"""Small files are replaced by way of a neighbour named after the process, so its threads must take turns."""
+
+_UNPACKERS = 2
+"""At once: a node that starts fifty apps has other work for its cores, too."""
 
 
 class DirectoryImageStore:
@@ -86,6 +93,7 @@ class DirectoryImageStore:
         self._platform = platform or host_platform()
         self._limits = limits or ImageLimits()
         self._patience = patience or Patience()
+        self._unpackers = asyncio.Semaphore(_UNPACKERS)
         self._blobs = BlobStore(directory)
         self._records = Records(directory)
         self._collector = Collector(directory, self._blobs, self._records, self._limits, grace_seconds=grace_seconds)
@@ -134,7 +142,7 @@ class DirectoryImageStore:
         try:
             async with self._records.pinned(image):
                 await reach(IMAGE_PINNED)
-                self._keep_metadata(image, source)
+                await in_thread(self._keep_metadata, image, source)
                 rootfs = await self._ensure_rootfs(reference, image, source, credentials, on_progress)
         except ImageRefused:
             await self._collector.forget(image.digest)
@@ -155,10 +163,10 @@ class DirectoryImageStore:
                 async with locked(self._blobs.lock_path(layer.digest)):
                     if not self._blobs.has(layer):
                         await in_thread(layouts.take_layer, layout.name, layout, layer, self._blobs)
-            self._keep_metadata(image, None)
+            await in_thread(self._keep_metadata, image, None)
             await reach(IMAGE_IMPORTED)
             if named is not None:
-                self._records.set_name(str(named), image.digest)
+                await in_thread(self._set_name, str(named), image.digest)
             await reach(IMAGE_NAMED)
         return _resolved(image.digest, image)
 
@@ -173,7 +181,7 @@ class DirectoryImageStore:
         source = wanted if digest is None else None
         tag = wanted.tag or "latest"
         async with self._records.pinned(image):
-            self._keep_metadata(image, source)
+            await in_thread(self._keep_metadata, image, source)
             for _ in range(_REPAIRS):
                 await self._fetch_layers(reference, image, source, None, lambda _: None)
                 try:
@@ -236,6 +244,14 @@ class DirectoryImageStore:
         return self._directory / "rootfs" / image.config.chain
 
     def _keep_metadata(self, image: Image, source: Reference | None) -> None:
+        with _writing:
+            self._write_metadata(image, source)
+
+    def _set_name(self, name: str, digest: str) -> None:
+        with _writing:
+            self._records.set_name(name, digest)
+
+    def _write_metadata(self, image: Image, source: Reference | None) -> None:
         for content in (*image.indexes, image.config_bytes, image.manifest_bytes):
             self._blobs.put_small(content)
         self._records.write(image, source=None if source is None else source.name)
@@ -245,7 +261,7 @@ class DirectoryImageStore:
     async def _fetch_image(self, wanted: Reference, credentials: Credentials | None) -> Image:
         async with self._registries.session(wanted, credentials) as session:
             image = await fetch_image(session, wanted, self._platform, self._limits, self._blobs)
-        self._keep_metadata(image, wanted)
+        await in_thread(self._keep_metadata, image, wanted)
         await reach(IMAGE_RESOLVED)
         return image
 
@@ -305,10 +321,11 @@ class DirectoryImageStore:
                 await in_thread(_remove, leftover)
             new = self._directory / "unpacking" / f"{final.name}.{secrets.token_hex(4)}"
             try:
-                await unpack(layers, new, self._limits, keep_open=(held,))
+                async with self._unpackers:
+                    await unpack(layers, new, self._limits, keep_open=(held,))
                 await reach(ROOTFS_UNPACKED)
                 new.rename(final)
-                sync_directory(final.parent)
+                await in_thread(sync_directory, final.parent)
             except Refused as error:
                 raise ImageRefused(reference, str(error)) from error
             finally:

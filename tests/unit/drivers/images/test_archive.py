@@ -58,6 +58,7 @@ def members(draw: st.DrawFn) -> tuple[tarfile.TarInfo, bytes]:
     return member, data
 
 
+@settings(deadline=None)
 @given(st.lists(members(), max_size=5), st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]))
 def test_reads_what_others_write(entries: list[tuple[tarfile.TarInfo, bytes]], format: int) -> None:
     out = io.BytesIO()
@@ -79,7 +80,7 @@ def test_reads_what_others_write(entries: list[tuple[tarfile.TarInfo, bytes]], f
                 assert data == file.read()
 
 
-@settings(max_examples=300)
+@settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=2000) | st.binary(max_size=3).map(lambda seed: (seed + b"\0" * 512)[:512] * 4))
 @example(b"\0" * 511)
 @example(tarfile.TarInfo("x").tobuf()[:-1])
@@ -110,7 +111,7 @@ def bent_archives(draw: st.DrawFn) -> bytes:
     return bytes(tar_bytes)
 
 
-@settings(max_examples=300)
+@settings(max_examples=200, deadline=None)
 @given(bent_archives())
 def test_bent_headers_are_read_or_refused(tar: bytes) -> None:
     try:

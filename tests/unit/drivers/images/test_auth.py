@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shellwego.drivers.images.auth import Challenge, parse_challenges, parse_token
@@ -36,6 +36,7 @@ def test_reads_challenges(header: str, challenges: list[Challenge]) -> None:
     assert parse_challenges(header) == challenges
 
 
+@settings(deadline=None)
 @given(st.text(alphabet='Bearer ="\\,\t x', max_size=60))
 def test_any_header_is_survived(header: str) -> None:
     parse_challenges(header)

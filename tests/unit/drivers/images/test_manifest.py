@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shellwego.core.errors import ImageRefused
@@ -180,6 +180,7 @@ json_values = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(st.sampled_from(["schemaVersion", "config", "layers", "mediaType", "manifests"]), json_values),
     st.dictionaries(st.sampled_from(["os", "architecture", "rootfs", "config"]), json_values),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shellwego.core.errors import ImageRefused
@@ -72,6 +72,7 @@ def test_refuses_what_could_mean_something_else(text: str) -> None:
         parse_reference(text)
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="ab.:/@-_A0[]" + HEX, max_size=40) | st.text(max_size=20))
 def test_a_normal_form_is_its_own(text: str) -> None:
     """Names are stored under it; two spellings of one image must meet."""

@@ -141,6 +141,32 @@ async def test_two_processes_download_a_layer_once(registry: ScriptedRegistry, l
     assert contents(place, "pins", "partial", "unpacking", "trash") == []
 
 
+async def test_many_at_once_in_one_process(
+    registry: ScriptedRegistry, layout: Path, store: DirectoryImageStore, tmp_path: Path
+) -> None:
+    """Fifty apps of one image, started together, while somebody cleans up."""
+    registry.add(layout, "app:1")
+    reference = f"{registry.address}/app:1"
+    work = [store.ensure(reference) for _ in range(12)] + [store.resolve(reference) for _ in range(12)]
+    imports = [store.import_layout(layout, name=f"base/x{number % 2}") for number in range(6)]
+    clean = [DirectoryImageStore(tmp_path / "store").collect_garbage([]) for _ in range(3)]
+    await asyncio.gather(*work, *imports, *clean)
+    assert ((await store.ensure("base/x1")).rootfs / "said").read_text() == "hello"
+    assert_sound(tmp_path / "store")
+
+
+async def test_an_old_leftover_goes_and_a_new_one_may_be_taken_up(store: DirectoryImageStore, tmp_path: Path) -> None:
+    """What a killed process left half-written must not stay for ever."""
+    old, new = (tmp_path / "store/partial" / (letter * 64) for letter in "ab")
+    torn = tmp_path / "store/blobs/sha256/.x.1.new"
+    for path in (old, new, torn):
+        path.write_bytes(b"x")
+    for path in (old, torn):
+        os.utime(path, (time.time() - 7200,) * 2)
+    await store.collect_garbage([])
+    assert contents(tmp_path / "store") == [f"partial/{'b' * 64}"]
+
+
 async def test_a_collection_leaves_a_running_pull_alone(
     registry: ScriptedRegistry, layout: Path, store: DirectoryImageStore, tmp_path: Path
 ) -> None:
@@ -193,6 +219,27 @@ async def test_a_cancelled_pull_leaves_nothing_at_work(
     assert contents(tmp_path / "store", "unpacking", "pins", "rootfs") == []
     # Nobody holds a lock any more, so the next one goes straight ahead.
     assert len(list((await store.ensure(f"{registry.address}/many:1")).rootfs.iterdir())) == 4_000
+
+
+async def test_an_unpacker_does_not_outlive_a_killed_store(
+    store: DirectoryImageStore, registry: ScriptedRegistry, tmp_path: Path
+) -> None:
+    """A server that is killed and started again must not find its own ghost at work in the store."""
+    many = gzip_layer(tar_of({f"f{number}": "" for number in range(4_000)}))
+    registry.add(write_layout(tmp_path / "many", [many]), "many:1")
+    reference = f"{registry.address}/many:1"
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", PROGRAM, str(tmp_path / "store"), "pull", reference)
+    )
+    async with asyncio.timeout(30):
+        while not contents(tmp_path / "store", "unpacking"):
+            assert process.returncode is None
+            await asyncio.sleep(0.005)
+        process.kill()
+        await process.wait()
+        image = await store.ensure(reference)
+    assert len(list(image.rootfs.iterdir())) == 4_000
+    assert contents(tmp_path / "store", "unpacking") == []
 
 
 async def test_a_grace_time_protects_what_just_came(tmp_path: Path, layout: Path) -> None:
