@@ -93,6 +93,7 @@ class AssignmentsController:
                 absent.append(Removal(id=instance.id, grace_seconds=release.spec.grace_seconds))
             else:
                 run.append(_spec(instance, release, apps[instance.app], await self._config(release)))
+        absent += await _known_ended(work, node)
         self._configs = {id: self._configs[id] for id in releases if id in self._configs}
         return run, absent, images
 

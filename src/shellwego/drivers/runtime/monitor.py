@@ -34,7 +34,7 @@ _MOST_SIGNALS = 64
 
 async def create_under_monitor(command: Command, *, groups: CGroups, errors: Path, timeout_seconds: float) -> None:
     """
-    Run conmon, which creates the sandbox and stays. Raises StartFailed with the runtime's words, EngineMissing.
+    Run conmon, which creates the sandbox and stays, in the folder of `errors`. Raises StartFailed with the runtime's words, EngineMissing.
 
     The monitor waits at its start pipe until it is in its groups, so no child of it is ever born elsewhere, and says
     at its sync pipe how the creation went.
@@ -54,6 +54,7 @@ async def create_under_monitor(command: Command, *, groups: CGroups, errors: Pat
                     stdout=asyncio.subprocess.DEVNULL,
                     stderr=sink,
                     pass_fds=(start_read, sync_write),
+                    cwd=errors.parent,  # Where it leaves a file named `oom` when the sandbox runs out of memory.
                     env={
                         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
                         "_OCI_STARTPIPE": str(start_read),

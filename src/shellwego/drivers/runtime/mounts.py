@@ -13,7 +13,7 @@ import ctypes
 import errno
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from shellwego.drivers.runtime.inside import find_inside
@@ -38,7 +38,8 @@ def mount_tmpfs(path: Path, *, size_mib: int) -> None:
 
 def mount_read_only(target: Path, *, points: Path, rootfs: Path) -> None:
     """The image, with the points over it. An overlay without an upper layer can't be written by anybody."""
-    _mount("overlay", target, "overlay", _MS_RDONLY | _MS_NODEV, f"lowerdir={_option(points)}:{_option(rootfs)}")
+    with _opened(points, rootfs) as (upper, lower):
+        _mount("overlay", target, "overlay", _MS_RDONLY | _MS_NODEV, f"lowerdir={upper}:{lower}")
 
 
 def mount_writable(target: Path, *, layer: Path, points: Path, rootfs: Path) -> None:
@@ -47,13 +48,9 @@ def mount_writable(target: Path, *, layer: Path, points: Path, rootfs: Path) -> 
     work.mkdir()
     upper.mkdir()
     _copy_owner(rootfs, upper)
-    _mount(
-        "overlay",
-        target,
-        "overlay",
-        _MS_NODEV | _MS_NOSUID,
-        f"lowerdir={_option(points)}:{_option(rootfs)},upperdir={_option(upper)},workdir={_option(work)}",
-    )
+    with _opened(points, rootfs, upper, work) as (over, under, writes, scratch):
+        options = f"lowerdir={over}:{under},upperdir={writes},workdir={scratch}"
+        _mount("overlay", target, "overlay", _MS_NODEV | _MS_NOSUID, options)
 
 
 def make_layer(image: Path, *, size_mib: int) -> Command:
@@ -132,12 +129,18 @@ def _copy_owner(source: Path, target: Path) -> None:
             target.chmod(stat.S_IMODE(found.st_mode))
 
 
-def _option(path: Path) -> str:
-    """A path in overlayfs's list of options, where commas and colons have a meaning."""
-    text = str(path)
-    for special in "\\,:":
-        text = text.replace(special, "\\" + special)
-    return text
+@contextlib.contextmanager
+def _opened(*folders: Path) -> Iterator[list[str]]:
+    """
+    Names of these folders for overlayfs's options, which an app reads in its /proc/self/mountinfo: a descriptor's
+    number tells it nothing of where things are on the host, and has no comma or colon that would mean something.
+    """
+    descriptors = [os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for folder in folders]
+    try:
+        yield [f"/proc/self/fd/{descriptor}" for descriptor in descriptors]
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
 
 
 def _mount(source: str, target: Path, kind: str, flags: int, options: str) -> None:

@@ -35,18 +35,29 @@ no MKNOD, NET_RAW, SYS_CHROOT, AUDIT_WRITE, SETFCAP, SETPCAP, FSETID. A process 
 MASKED_PATHS = (
     "/proc/acpi",
     "/proc/asound",
+    "/proc/config.gz",
     "/proc/interrupts",
+    "/proc/iomem",
+    "/proc/kallsyms",
     "/proc/kcore",
     "/proc/keys",
+    "/proc/kpagecgroup",
+    "/proc/kpagecount",
+    "/proc/kpageflags",
     "/proc/latency_stats",
+    "/proc/pagetypeinfo",
     "/proc/sched_debug",
     "/proc/scsi",
+    "/proc/slabinfo",
     "/proc/timer_list",
     "/proc/timer_stats",
+    "/proc/vmallocinfo",
     "/sys/devices/virtual/powercap",
     "/sys/firmware",
     "/sys/fs/cgroup",
 )
+"""Beyond Docker's: what tells root inside where the kernel has its memory, and whose is in which of its pages."""
+
 READ_ONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
 OPEN_FILES_SOFT, OPEN_FILES_HARD = 1024, 65536

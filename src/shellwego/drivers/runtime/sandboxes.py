@@ -335,7 +335,9 @@ class OciRuntime(ABC):
             raise StartFailed("The sandbox ended before its app could start.")
         self._groups.raise_memory(workload.id, (workload.resources.memory_mib + self.overhead_mib) * MIB)
         self._out_of_memory.ensure_watched(workload.id)
-        await run_command(oci.start(self._program, self._args, workload.id), timeout_seconds=_COMMAND_SECONDS)
+        # runsc looks at its network flag again at the start: without it, it takes the namespace's address away.
+        start = oci.start(self._program, self._create_args(workload), workload.id)
+        await run_command(start, timeout_seconds=_COMMAND_SECONDS)
         await reach(STARTED)
         bundle.write_record(Record(first, monitor, time.time(), workload.log_path))
         await reach(RECORDED)
