@@ -104,6 +104,13 @@ class AssignmentsController:
         return self._configs[release.id]
 
 
+async def _known_ended(work: UnitOfWork, node: NodeId) -> list[Removal]:
+    """What the node runs unclaimed although we know that it ended: that is named, and not merely left out."""
+    cloud = work.for_the_cloud()
+    found = [await cloud.instances.find(id) for id in (await work.nodes.get(node)).unclaimed]
+    return [Removal(id=i.id, grace_seconds=0.0) for i in found if i is not None and i.removed_at is not None]
+
+
 def _spec(instance: InstanceRecord, release: ReleaseRecord, app: AppRecord, config: Mapping[str, str]) -> InstanceSpec:
     shape = release.spec.process(instance.process)
     assert shape is not None, f"release {release.id} has no process {instance.process}"
