@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,7 +9,7 @@ from rich.text import Text
 
 from shellwego.cli.groups import App, now, single
 from shellwego.cli.here import Here, command
-from shellwego.cli.output import Format, colour_allowed, printable
+from shellwego.cli.output import Format, as_json, colour_allowed, printable
 from shellwego.cli.pairs import parse_since
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ def _show(here: Here, entry: LogEntry, *, raw: bool) -> None:
             out.raw("---")
             out.document(line)
         else:
-            out.raw(json.dumps(line, ensure_ascii=False))
+            out.raw(as_json(line))
         return
     words = printable(entry.text, keep_colour=colour_allowed(out.results))
     if raw:

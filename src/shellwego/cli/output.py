@@ -102,7 +102,7 @@ class Output:
 
             self.raw(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=1000))
         else:
-            self.raw(json.dumps(value, indent=2, ensure_ascii=False))
+            self.raw(as_json(value, indent=2))
 
     def one(self, model: BaseModel, facts: Sequence[tuple[str, str]]) -> None:
         """One object: its facts, one per line, or the whole of it."""
@@ -197,6 +197,13 @@ _ESCAPES = re.compile(
 )
 _COLOUR = re.compile(r"\x1b\[[0-9;:]*m")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f]")
+_JSON_CONTROLS = re.compile(r"[\x7f-\x9f\u2028\u2029]")
+
+
+def as_json(value: Any, *, indent: int | None = None) -> str:
+    """JSON that is safe to look at: what it escapes by itself, and the controls of eight bits and odd line ends."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return _JSON_CONTROLS.sub(lambda m: f"\\u{ord(m[0]):04x}", text)
 
 
 def printable(text: str, *, keep_colour: bool = False) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import io
+import json
 
 import pytest
 from rich.console import Console
 
-from shellwego.cli.output import Column, Format, Output, age, printable, size
+from shellwego.cli.output import Column, Format, Output, age, as_json, printable, size
 
 NOW = dt.datetime(2026, 1, 31, 12, 0, tzinfo=dt.UTC)
 COLUMNS = [Column("ID"), Column("WHY", cut=True), Column("N", right=True)]
@@ -49,6 +50,15 @@ def test_a_pipe_gets_everything() -> None:
 def test_a_log_cannot_steer_the_terminal(text: str) -> None:
     for shown in (printable(text), printable(text, keep_colour=True)):
         assert not set(shown) & {chr(n) for n in (*range(9), *range(11, 32), *range(127, 160))}
+
+
+def test_json_cannot_steer_the_terminal_either() -> None:
+    """`-o json` is looked at too; and whoever cuts its lines as Python does gets whole ones."""
+    said = {"text": "\x1b[2J\x9b2J\x7f\x85next\u2028line\u2029 ü 日本"}
+    shown = as_json(said)
+    assert not set(shown) & {chr(n) for n in (*range(32), *range(127, 160), 0x2028, 0x2029)}
+    assert "ü 日本" in shown
+    assert json.loads(shown) == said
 
 
 def test_colours_of_a_log_pass_where_colours_are_wanted() -> None:
