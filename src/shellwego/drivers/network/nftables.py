@@ -32,8 +32,9 @@ NEVER_OUTSIDE = tuple(
         "100.64.0.0/10",  # RFC 6598: carriers, mesh VPNs, the metadata services of some clouds
         "127.0.0.0/8",
         "169.254.0.0/16",  # link-local: metadata services with the node's credentials
+        "168.63.129.16/32",  # Azure's: it gives the node's certificates to whoever asks from the node
         "172.16.0.0/12",
-        "192.0.0.0/24",  # RFC 6890, Oracle's and Azure's metadata among others
+        "192.0.0.0/24",  # RFC 6890, Oracle's metadata among others
         "192.168.0.0/16",
         "198.18.0.0/15",  # RFC 2544, used inside data centres
         "224.0.0.0/4",

@@ -34,7 +34,8 @@ _MOST_SIGNALS = 64
 
 async def create_under_monitor(command: Command, *, groups: CGroups, errors: Path, timeout_seconds: float) -> None:
     """
-    Run conmon, which creates the sandbox and stays, in the folder of `errors`. Raises StartFailed with the runtime's words, EngineMissing.
+    Run conmon in the folder of `errors`; it creates the sandbox and stays. Raises StartFailed with the runtime's words,
+    EngineMissing.
 
     The monitor waits at its start pipe until it is in its groups, so no child of it is ever born elsewhere, and says
     at its sync pipe how the creation went.

@@ -136,7 +136,18 @@ class TestNetwork:
         return rules.split("elements = { ")[1].split(" }")[0].split(", ")
 
     @pytest.mark.parametrize(
-        "address", ["192.0.2.2", "127.0.0.1", "10.0.2.2", "169.254.169.254", "172.31.0.1", "192.168.1.1", "100.100.1.1"]
+        "address",
+        [
+            "192.0.2.2",
+            "127.0.0.1",
+            "10.0.2.2",
+            "169.254.169.254",
+            "168.63.129.16",
+            "192.0.0.192",
+            "172.31.0.1",
+            "192.168.1.1",
+            "100.100.1.1",
+        ],
     )
     def test_the_host_and_private_networks_are_out_of_reach(self, address: str) -> None:
         rules = buildkit_network.filter_rules(["192.0.2.2", "fd00::2"])

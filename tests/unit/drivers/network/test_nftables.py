@@ -82,6 +82,12 @@ def test_what_is_allowed_comes_before_what_is_never_outside() -> None:
     assert hole < next(index for index, rule in enumerate(forward) if "@never_outside" in rule)
 
 
+def test_where_clouds_keep_a_machines_credentials_is_never_outside() -> None:
+    """Amazon, Google and most; Alibaba; Oracle; Azure."""
+    for address in ("169.254.169.254", "100.100.100.200", "192.0.0.192", "168.63.129.16"):
+        assert any(IPv4Address(address) in network for network in nftables.NEVER_OUTSIDE)
+
+
 def test_loading_replaces_whatever_is_there_in_one_transaction() -> None:
     text = nftables.whole(FILTER, [HOST], [PORT])
     for family in ("bridge", "inet"):
