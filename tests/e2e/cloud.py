@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from shellwego.kit.load import Load, Target, constant_load
+from shellwego.kit.processes import start_time
 
 PATIENCE_SECONDS = 120.0
 
@@ -133,9 +135,11 @@ class RunningCloud:
         return found
 
     def kill(self, *names: str) -> None:
-        """SIGKILL, as the kernel's OOM killer would."""
-        for pid in [pid for name in names for pid in self.pids(name)]:
+        """SIGKILL, as the kernel's OOM killer would, and wait until they are gone."""
+        pids = [pid for name in names for pid in self.pids(name)]
+        for pid in pids:
             os.kill(pid, signal.SIGKILL)
+        eventually("they are gone", lambda: all(start_time(pid) is None for pid in pids))
 
     @property
     def short(self) -> str:
@@ -144,7 +148,14 @@ class RunningCloud:
 
     # --- the developer --------------------------------------------------------------------------------------------
 
-    def run(self, *arguments: str, stdin: bytes | None = None, timeout: float = 300, token: str | None = None) -> Said:
+    def run(
+        self,
+        *arguments: str,
+        stdin: bytes | None = None,
+        timeout: float = 300,
+        token: str | None = None,
+        env: dict[str, str] | None = None,
+    ) -> Said:
         """`shellwego ARGUMENTS`, whatever comes of it."""
         done = subprocess.run(
             (*shellwego(), *arguments),
@@ -158,6 +169,7 @@ class RunningCloud:
                 "SHELLWEGO_URL": f"http://127.0.0.1:{self.api_port}",
                 "SHELLWEGO_TOKEN": token or (self.data / "admin-token").read_text().strip(),
                 "NO_COLOR": "1",
+                **(env or {}),
             },
         )
         return Said(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
@@ -193,3 +205,9 @@ class RunningCloud:
 
 def shellwego() -> tuple[str, ...]:
     return (sys.executable, "-m", "shellwego.processes.main")
+
+
+def instance_in(line: str) -> str | None:
+    """The instance that a line of the inventory belongs to, if it belongs to one."""
+    found = re.search(r"(?:ins_|swg-[a-z2-7]{8}-)([a-z2-7]{20})(?![a-z2-7])", line)
+    return found[1] if found else None

@@ -156,6 +156,11 @@ async def stop_proxy(options: EdgeOptions, *, grace_seconds: float = 10.0) -> No
     await proxy.stop(grace_seconds=grace_seconds)
 
 
+def proxy_runs(options: EdgeOptions) -> bool:
+    """Whether a HAProxy of this cloud serves, whoever started it."""
+    return bool(HAProxy(Path("haproxy"), options.paths, namespace=None, on_death=lambda: None).find_processes())
+
+
 def parse_options(arguments: Sequence[str] | None = None) -> EdgeOptions:
     """From `python -m shellwego.processes.edge --help`."""
     parser = argparse.ArgumentParser(prog="shellwego edge", description="Serve apps through HAProxy.")

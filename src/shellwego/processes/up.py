@@ -23,12 +23,13 @@ import structlog
 import typer
 
 from shellwego.core.errors import Conflict, EngineMissing, ShellWeGoError
-from shellwego.kit.processes import start_time
 from shellwego.observability.logs import set_up_logging
 from shellwego.processes.authorities import ensure_authorities
 from shellwego.processes.base_images import ensure_base_images
 from shellwego.processes.cloud import Cloud, ensure_cloud, load_cloud
+from shellwego.processes.edge import proxy_runs
 from shellwego.processes.engines_found import Engines, find_engines
+from shellwego.processes.parts import edge_options
 from shellwego.processes.supervisor import Child, Supervisor
 from shellwego.processes.teardown import remove_all, stop_all
 
@@ -88,7 +89,7 @@ def up(
         )
         with only_one(cloud):
             engines = find_engines()
-            check_ports(cloud)
+            check_ports(cloud, engines)
             ensure_authorities(cloud)
             set_up_logging("up", cloud.logs, verbose=verbose)
             code = asyncio.run(_run(cloud, engines))
@@ -258,9 +259,10 @@ def only_one(cloud: Cloud) -> Iterator[None]:
         os.close(descriptor)
 
 
-def check_ports(cloud: Cloud) -> None:
+def check_ports(cloud: Cloud, engines: Engines) -> None:
     """Raises Conflict for a port that something else listens on, before anything is started."""
-    mine = _own_proxy_runs(cloud)
+    # The proxy of a killed `up` serves on: then its ports are ours.
+    mine = proxy_runs(edge_options(cloud, engines))
     identity = cloud.identity
     wanted = {"--api-port": identity.api_port}
     if not mine:
@@ -277,15 +279,6 @@ def check_ports(cloud: Cloud) -> None:
                     f"Port {port} on {identity.bind} can't be used ({error.strerror}). "
                     f"Stop what listens there, or choose another with {option}."
                 ) from error
-
-
-def _own_proxy_runs(cloud: Cloud) -> bool:
-    """Whether the proxy of a killed `up` still serves: then its ports are ours."""
-    for path in cloud.run.glob("*haproxy*.pid"):
-        with contextlib.suppress(ValueError, OSError):
-            if start_time(int(path.read_text().split()[0])) is not None:
-                return True
-    return False
 
 
 def need_root(why: str) -> None:
