@@ -73,11 +73,13 @@ doctor: setup ## Try everything that a cloud needs of this machine
 
 bench: setup-tests ## Measure beside peers, as ratios in one run
 	$(root_why)
+	@$(BIN)/uv pip install --quiet --python $(PYTHON) --no-deps --require-hashes -r requirements/bench.txt
 	@$(SUDO) $(PYTHON) -m benches $(ARGS)
 
 lock: setup ## Lock the dependencies again (ARGS=--upgrade takes newer ones)
 	$(COMPILE) pyproject.toml -o requirements/run.txt $(ARGS)
 	$(COMPILE) --extra dev pyproject.toml -c requirements/run.txt -o requirements/dev.txt $(ARGS)
+	$(COMPILE) --extra bench pyproject.toml -c requirements/run.txt -c requirements/dev.txt -o requirements/bench.txt $(ARGS)
 	awk '/^uv==/ { inside = 1 } inside { print } inside && !/\\$$/ { exit }' requirements/dev.txt > requirements/uv.txt
 
 clean: ## Remove .venv and every cache in this folder; clouds and engines stay
