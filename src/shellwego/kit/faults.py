@@ -10,8 +10,9 @@ waits. With `@FILE` appended (`exit@/tmp/x`), a point acts once: it creates FILE
 Every name in use is declared with `fault_point` at import time, so a test can enumerate them all.
 
 With SHELLWEGO_FAULTS_DIR set, a point can also be armed in processes that run already: DIR/POINT holds the action, is
-renamed to POINT.taken by the one process that reaches it first, and acts once. `exit:PID,PID` takes other processes
-along, as when several die together; `kill:PID,PID` ends only those. Without the variable nobody looks at any file.
+renamed to POINT.taken by the one process that reaches it first, and acts once. `exit-all` takes along what the same
+parent started, as when server, agent and edge die together; `kill:PID,PID` ends only those. Without the variable
+nobody looks at any file.
 """
 
 from __future__ import annotations
@@ -60,11 +61,11 @@ async def reach(point: FaultPoint) -> None:
         except FileExistsError:
             return
     verb, _, argument = verb.partition(":")
-    if verb in {"exit", "kill"}:
-        for pid in filter(None, argument.split(",")):
+    if verb in {"exit-all", "kill"}:
+        for pid in map(int, argument.split(",")) if verb == "kill" else _siblings():
             with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
-    if verb == "exit":
+                os.kill(pid, signal.SIGKILL)
+    if verb in {"exit", "exit-all"}:
         os._exit(137)
     if verb == "fail":
         raise InjectedFault(point)
@@ -79,6 +80,17 @@ def _take(path: Path) -> str | None:
     except FileNotFoundError:
         return None
     return taken.read_text().strip()
+
+
+def _siblings() -> list[int]:
+    """The other children of our parent."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            if int(fields[1]) == os.getppid() and int(path.parent.name) != os.getpid():
+                found.append(int(path.parent.name))
+    return found
 
 
 def _parse(text: str) -> dict[FaultPoint, str]:

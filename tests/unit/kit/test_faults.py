@@ -57,11 +57,18 @@ def test_an_armed_point_acts_once(tmp_path: Path, by: str) -> None:
 
 
 def test_several_processes_can_die_together(tmp_path: Path) -> None:
-    """As when the kernel, or an operator, ends a whole group."""
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
-        (tmp_path / "a.step").write_text(f"exit:{other.pid}")
-        assert run(SHELLWEGO_FAULTS_DIR=str(tmp_path)).returncode == 137
-        assert other.wait(timeout=30) == -9
+    """As when the kernel, or an operator, ends a whole group: all that one supervisor started, and nobody else."""
+    (tmp_path / "a.step").write_text("exit-all")
+    supervisor = f"""
+import subprocess, sys
+other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+print(subprocess.run([sys.executable, "-c", {PROGRAM!r}]).returncode, other.wait())
+"""
+    environment = {**os.environ, "SHELLWEGO_FAULTS_DIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as nephew:
+        said = subprocess.run([sys.executable, "-c", supervisor], env=environment, capture_output=True, text=True)
+        assert said.stdout == "137 -9\n", said.stderr
+        assert nephew.poll() is None
 
 
 def test_others_can_be_ended_alone(tmp_path: Path) -> None:
