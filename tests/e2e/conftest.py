@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.cloud import RunningCloud
+from tests.e2e.cloud import RunningCloud, instance_in
 from tests.leaks import host_network, inventory
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -17,14 +17,22 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCloud]:
-    """A running cloud with nothing deployed; Ctrl-C and uninstall after the module, then nothing may be left."""
+    """A running cloud with nothing deployed."""
+    with cloud_for_a_while(RunningCloud(tmp_path_factory.mktemp("e2e") / "cloud")) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def cloud_for_a_while(running: RunningCloud, *, env: dict[str, str] | None = None) -> Iterator[RunningCloud]:
+    """Starts it; Ctrl-C and uninstall at the end, then nothing may be left."""
     before = host_network()
-    running = RunningCloud(tmp_path_factory.mktemp("e2e") / "cloud")
-    running.start()
+    running.start(env=env)
     short = running.short
     try:
         yield running
     finally:
+        with contextlib.suppress(OSError):  # So that a failure can be looked into when the cloud is gone.
+            shutil.copytree(running.data / "logs", running.data.parent / "logs", dirs_exist_ok=True)
         with contextlib.suppress(Exception):
             if running.process is not None:
                 running.stop()
@@ -44,15 +52,9 @@ def no_orphans(cloud: RunningCloud) -> Iterator[None]:
     left = [
         line
         for line in inventory(cloud.short, cloud.data)
-        if (name := _instance_in(line)) is not None and name not in wanted
+        if (name := instance_in(line)) is not None and name not in wanted
     ]
     assert left == []
-
-
-def _instance_in(line: str) -> str | None:
-    """The instance that a line of the inventory belongs to, if it belongs to one."""
-    found = re.search(r"(?:ins_|swg-[a-z2-7]{8}-)([a-z2-7]{20})(?![a-z2-7])", line)
-    return found[1] if found else None
 
 
 @pytest.fixture
