@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+import msgspec
+
 from shellwego.agent.logs import CURRENT, LogStore, rotated_files
 from shellwego.core.ids import InstanceId
 from shellwego.protocol.messages import LogLine, LogsRequest
@@ -248,9 +250,25 @@ async def read_logs(store: LogStore, request: LogsRequest) -> AsyncGenerator[Seq
 
 
 def last_lines(store: LogStore, id: InstanceId, count: int) -> list[LogLine]:
-    """The last lines of one instance: why it ended, mostly. Blocking, and quick."""
+    """The last whole lines of one instance: why it ended, mostly. Blocking, and quick."""
     with closing(Cursor(store, id)) as cursor:
-        return _tail([cursor], count)
+        return _joined(_tail([cursor], count))
+
+
+def _joined(pieces: Sequence[LogLine]) -> list[LogLine]:
+    """Whole lines. Python writes a traceback word by word, and each write that ends no line is a piece in the log."""
+    lines: list[LogLine] = []
+    begun: dict[Stream, int] = {}
+    for piece in pieces:
+        at = begun.pop(piece.stream, None)
+        if at is None:
+            at = len(lines)
+            lines.append(piece)
+        else:
+            lines[at] = msgspec.structs.replace(lines[at], text=lines[at].text + piece.text, partial=piece.partial)
+        if piece.partial:
+            begun[piece.stream] = at
+    return lines
 
 
 def _merged(cursors: Sequence[Cursor]) -> Iterator[LogLine]:

@@ -156,6 +156,25 @@ def test_the_last_lines(store: LogStore) -> None:
     assert last_lines(store, C, 3) == []
 
 
+def test_the_last_lines_are_whole_although_they_were_written_in_pieces(store: LogStore) -> None:
+    """Or a traceback, which Python writes word by word, would be a heap of words in the failed deployment."""
+    pieces = (
+        cri(1, "Traceback:", stream="stderr"),
+        cri(2, "RuntimeError", stream="stderr", tag="P"),
+        cri(3, "of the other stream"),
+        cri(4, ": ", stream="stderr", tag="P"),
+        cri(5, "no database", stream="stderr"),
+        cri(6, "cut off by the end", stream="stderr", tag="P"),
+    )
+    store.path_for(APP, B).write_bytes(b"".join(pieces))
+    assert texts(last_lines(store, B, 9)) == [
+        "Traceback:",
+        "RuntimeError: no database",
+        "of the other stream",
+        "cut off by the end",
+    ]
+
+
 class Writer:
     """Stands for the sandbox's monitor."""
 
