@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Request
+from fastapi import APIRouter, Header, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from shellwego.control.api import answers, paging, sse
-from shellwego.control.api.calls import AnyCall, Credential, OnceCall, caller_of, credential_of
+from shellwego.control.api.calls import AnyCall, OnceCall, RequestCredential, caller_of
 from shellwego.control.api.deployment_events import Position, frames
 from shellwego.control.api.parts import parts_of
 from shellwego.control.api.strict_json import StrictRoute
@@ -68,7 +68,7 @@ async def watch_deployment(
     request: Request,
     app: str,
     deployment: str,
-    credential: Annotated[Credential, Depends(credential_of)],
+    credential: RequestCredential,
     last_event_id: Annotated[str | None, Header(max_length=64)] = None,
 ) -> StreamingResponse:
     """

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response, WebSoc
 from fastapi.responses import StreamingResponse
 
 from shellwego.control.api import problems, sse
-from shellwego.control.api.calls import Credential, caller_of, credential_of
+from shellwego.control.api.calls import Credential, RequestCredential, caller_of, credential_of
 from shellwego.control.api.log_streams import DEFAULT_TAIL, MAXIMUM_TAIL, LogsQuery, follow, history
 from shellwego.control.api.parts import ApiParts, parts_of
 from shellwego.control.api.sse import still_welcome
@@ -72,7 +72,7 @@ async def read_logs(
     request: Request,
     app: str,
     wanted: Annotated[Wanted, Depends()],
-    credential: Annotated[Credential, Depends(credential_of)],
+    credential: RequestCredential,
     last_event_id: Annotated[str | None, Header(max_length=64)] = None,
 ) -> Response:
     """What an app's instances printed and, following, what they print."""

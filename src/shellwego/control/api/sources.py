@@ -13,19 +13,17 @@ import hashlib
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from shellwego.control.api import answers
 from shellwego.control.api.calls import (
     Call,
-    Credential,
     IdempotencyKey,
+    RequestCredential,
     caller_of,
     checked_key,
-    credential_of,
 )
 from shellwego.control.api.parts import ApiParts, parts_of
 from shellwego.control.api.problems import TooSlow, UnsupportedMediaType
@@ -67,7 +65,7 @@ _UPLOAD_BODY = {
 async def upload_source(
     request: Request,
     app: str,
-    credential: Annotated[Credential, Depends(credential_of)],
+    credential: RequestCredential,
     idempotency_key: IdempotencyKey = None,
 ) -> object:
     """A tar of a source folder, plain or squeezed with gzip or zstd. Up to 512 MB, streamed."""

@@ -1,24 +1,22 @@
 """How do we reach the database, and what does it mean when it doesn't answer?
 
 SQLite (WAL) and PostgreSQL behind one small class. On SQLite there is one connection for writers, so they queue in
-this process instead of polling a file lock, and a few for readers, which never wait for a writer. Every wait has a
-limit; what the driver raises when the database is away becomes `Unavailable`, here and nowhere else.
+this process instead of polling a file lock, and a few for readers, which never wait for a writer (`sqlite.py`). Every
+wait has a limit; what the driver raises when the database is away becomes `Unavailable`, here and nowhere else.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from pathlib import Path
-from typing import Any
 
 import asyncpg
-import sqlalchemy as sa
-from sqlalchemy import event, exc
+from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import AsyncAdaptedQueuePool
 
+from shellwego.control.store.sqlite import WRITE_OPTION, sqlite_engine
 from shellwego.core.errors import DiskFull, Unavailable
 
 _SQLITE_READERS = 4
@@ -28,7 +26,7 @@ _DATABASE = "The database"
 
 
 def sqlite_url(path: Path) -> str:
-    return f"sqlite+aiosqlite:///{path}"
+    return f"sqlite:///{path}"
 
 
 @contextlib.contextmanager
@@ -54,6 +52,29 @@ def database_errors() -> Iterator[None]:
         raise Unavailable(_DATABASE, str(error)[:200] or "it is too slow.") from error
 
 
+async def _to_its_end(step: Awaitable[object]) -> None:
+    """
+    Finish the step even when we are cancelled meanwhile, and be cancelled after it: a COMMIT that is left alone has an
+    effect that nobody knows, and a connection that is given back in the middle of a step is somebody else's trouble.
+    """
+    task = asyncio.ensure_future(step)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if not task.done():
+            await asyncio.wait({task})
+        if not task.cancelled() and task.exception() is None:
+            raise
+        await task
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """For giving up what is broken already: the error that broke it is the one to tell."""
+    with contextlib.suppress(exc.SQLAlchemyError, OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresError):
+        yield
+
+
 def _is_passing(error: exc.DBAPIError) -> bool:
     """Whether the same statement may succeed later: a lost connection, a shutdown, a deadlock."""
     state = str(getattr(error.orig, "sqlstate", None) or "")
@@ -71,8 +92,8 @@ class Database:
         self.url = url
         self.is_sqlite = url.startswith("sqlite")
         if self.is_sqlite:
-            self._writers = _sqlite_engine(url, connections=1)
-            self._readers = _sqlite_engine(url, connections=_SQLITE_READERS)
+            self._writers = sqlite_engine(url, connections=1, wait_seconds=_WAIT_SECONDS)
+            self._readers = sqlite_engine(url, connections=_SQLITE_READERS, wait_seconds=_WAIT_SECONDS)
         else:
             self._writers = self._readers = _postgresql_engine(url)
 
@@ -83,60 +104,27 @@ class Database:
         with database_errors():
             connection = await engine.connect()
         try:
-            options = {"shellwego_write": write} if self.is_sqlite else {"postgresql_readonly": not write}
+            options = {WRITE_OPTION: write} if self.is_sqlite else {"postgresql_readonly": not write}
             with database_errors():
                 await connection.execution_options(**options)
-                await connection.begin()
+                await _to_its_end(connection.begin().start())
             try:
                 yield connection
             except BaseException:
-                with contextlib.suppress(exc.SQLAlchemyError, OSError, TimeoutError, asyncpg.InterfaceError):
-                    await connection.rollback()
+                with _quietly():
+                    await _to_its_end(connection.rollback())
                 raise
             with database_errors():
-                # Shielded: a request that is cancelled here would otherwise not know whether its effect exists.
-                await asyncio.shield(connection.commit())
+                # A transaction that only read has nothing to make durable; its end must not cost a wait.
+                await _to_its_end(connection.commit() if write else connection.rollback())
         finally:
-            with contextlib.suppress(exc.SQLAlchemyError, OSError, TimeoutError, asyncpg.InterfaceError):
-                await asyncio.shield(connection.close())
+            with _quietly():
+                await _to_its_end(connection.close())
 
     async def close(self) -> None:
         await self._writers.dispose()
         if self._readers is not self._writers:
             await self._readers.dispose()
-
-
-def _sqlite_engine(url: str, *, connections: int) -> AsyncEngine:
-    engine = create_async_engine(
-        url,
-        poolclass=AsyncAdaptedQueuePool,
-        pool_size=connections,
-        max_overflow=0,
-        pool_timeout=_WAIT_SECONDS,
-        connect_args={"timeout": _WAIT_SECONDS},
-    )
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def configure(connection: Any, _record: Any) -> None:
-        # The driver's own transaction control begins late and deferred; ours is explicit, below.
-        connection.isolation_level = None
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")
-        # FULL: a committed answer survives a power cut. NORMAL may lose the last commits of a WAL.
-        cursor.execute("PRAGMA synchronous=FULL")
-        cursor.execute("PRAGMA foreign_keys=ON")
-        cursor.execute(f"PRAGMA busy_timeout={int(_WAIT_SECONDS * 1000)}")
-        cursor.execute("PRAGMA journal_size_limit=67108864")
-        cursor.close()
-
-    @event.listens_for(engine.sync_engine, "begin")
-    def begin(connection: sa.Connection) -> None:
-        # A deferred transaction that turns into a writer fails at once when another wrote meanwhile (SQLITE_BUSY
-        # without a wait, since its snapshot is old): writers say so from the start.
-        write = connection.get_execution_options().get("shellwego_write", True)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
-
-    return engine
 
 
 def _postgresql_engine(url: str) -> AsyncEngine:

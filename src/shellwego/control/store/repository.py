@@ -109,8 +109,8 @@ class Repository(Generic[R]):
 
     async def _execute(self, statement: sa.Executable) -> sa.CursorResult[Any]:
         with database_errors():
-            result = await self._connection.execute(statement)
-        assert isinstance(result, sa.CursorResult)
+            result = await self._connection.run_sync(sa.Connection.execute, statement)
+        assert isinstance(result, sa.CursorResult)  # Its rows are fetched without waiting on either database.
         return result
 
     async def _one(self, statement: sa.Executable) -> R | None:

@@ -116,7 +116,7 @@ class UnitOfWork:
     async def ping(self) -> None:
         """Ask the database something. Raises Unavailable."""
         with database_errors():
-            await self._connection.execute(sa.text("SELECT 1"))
+            await self._connection.run_sync(lambda sync: sync.execute(sa.text("SELECT 1")))
 
 
 class Store:
