@@ -22,6 +22,7 @@ from shellwego.drivers.images.limits import ImageLimits
 from shellwego.drivers.images.locks import locked, try_lock, unlock
 from shellwego.drivers.images.manifest import Index, parse_manifest
 from shellwego.drivers.images.records import Image, Needs, Records
+from shellwego.drivers.images.settled import Unsettled
 from shellwego.drivers.images.threads import in_thread
 from shellwego.kit.faults import fault_point, reach
 
@@ -36,13 +37,21 @@ class Collector:
     """Removes what nobody needs from one store directory."""
 
     def __init__(
-        self, directory: Path, blobs: BlobStore, records: Records, limits: ImageLimits, *, grace_seconds: float
+        self,
+        directory: Path,
+        blobs: BlobStore,
+        records: Records,
+        unsettled: Unsettled,
+        limits: ImageLimits,
+        *,
+        grace_seconds: float,
     ) -> None:
         self._rootfs = directory / "rootfs"
         self._unpacking = directory / "unpacking"
         self._trash = directory / "trash"
         self._blobs = blobs
         self._records = records
+        self._unsettled = unsettled
         self._limits = limits
         self._grace_seconds = grace_seconds
 
@@ -53,7 +62,9 @@ class Collector:
             await reach(GARBAGE_MARKED)
             await in_thread(self._sweep, needs, images)
         await reach(GARBAGE_TRASHED)
-        return await in_thread(self._empty_trash)
+        freed = await in_thread(self._empty_trash)
+        await in_thread(self._unsettled.settle)
+        return freed
 
     async def forget(self, digest: str) -> None:
         """Remove one image that was refused, as far as no other image, name or pull needs its parts."""
@@ -99,17 +110,21 @@ class Collector:
                 self._records.forget(record.digest)
         for blob in self._blobs.blobs.iterdir():
             if not blob.name.startswith(".") and f"sha256:{blob.name}" not in needs.blobs:
-                self._discard(blob)
+                self.discard(blob)
         for directory in (self._blobs.blobs, self._records.images, self._records.names):
             for unfinished in directory.glob(".*"):
                 self._discard_old(unfinished)  # What replace_file leaves when it is killed.
         for rootfs in self._rootfs.iterdir():
             if rootfs.name not in needs.chains:
-                self._discard(rootfs)
+                self.discard(rootfs)
         for unpacking in self._unpacking.iterdir():
             with self._unlocked(self.rootfs_lock(unpacking.name.partition(".")[0])) as is_free:
                 if is_free:
-                    self._discard(unpacking)
+                    self.discard(unpacking)
+        for marker in self._unsettled.markers.iterdir():
+            with self._unlocked(self.rootfs_lock(marker.name)) as is_free:
+                if is_free and not (self._rootfs / marker.name).exists():
+                    self.discard(marker)
         for partial in self._blobs.partial.iterdir():
             self._sweep_partial(partial)
 
@@ -119,7 +134,7 @@ class Collector:
             if not is_free:
                 return
             if partial.suffix == ".new" or self._blobs.path(digest).exists():
-                self._discard(partial)
+                self.discard(partial)
             else:
                 self._discard_old(partial)
 
@@ -133,13 +148,13 @@ class Collector:
                 others |= other.needs
         self._records.forget(digest)
         for blob in record.needs.blobs - others.blobs:
-            self._discard(self._blobs.path(blob))
+            self.discard(self._blobs.path(blob))
             self._drop_partial(blob)
 
     def _drop_partial(self, digest: str) -> None:
         with self._unlocked(self._blobs.lock_path(digest)) as is_free:
             if is_free:
-                self._discard(self._blobs.partial / digest.removeprefix("sha256:"))
+                self.discard(self._blobs.partial / digest.removeprefix("sha256:"))
 
     def rootfs_lock(self, chain: str) -> Path:
         return self._blobs.locks / f"rootfs-{chain}"
@@ -157,9 +172,10 @@ class Collector:
     def _discard_old(self, path: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
             if time.time() - path.stat().st_mtime > _PARTIAL_SECONDS:
-                self._discard(path)
+                self.discard(path)
 
-    def _discard(self, path: Path) -> None:
+    def discard(self, path: Path) -> None:
+        """Out of everybody's sight at once; its bytes go when the trash is emptied."""
         with contextlib.suppress(FileNotFoundError):
             path.rename(self._trash / f"{path.name}.{secrets.token_hex(4)}")
 

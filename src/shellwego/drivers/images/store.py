@@ -5,7 +5,8 @@ One directory, shared by server and agent, each with a store object of its own:
     blobs/sha256/HEX     manifests, configs, layers; the name appears when the content is whole and on disk
     partial/HEX          a blob on its way
     images/HEX.json      what is known of an image (records.py)      names/  pins/  beside it
-    rootfs/CHAIN         an unpacked image; the name appears when everything below is on disk
+    rootfs/CHAIN         an unpacked image; the name appears when it is complete
+    unsettled/CHAIN      it would not survive a power cut yet (settled.py)
     unpacking/CHAIN.x    one on its way           trash/  on its way out           locks/  who is at work
 
 So a crash at any instruction leaves whole things with names and half ones without. The directory is closed to
@@ -43,12 +44,12 @@ from shellwego.drivers.images.port import Credentials, PullProgress, Resolved, S
 from shellwego.drivers.images.pull import OnProgress, fetch_image, fetch_layers
 from shellwego.drivers.images.records import Image, Records
 from shellwego.drivers.images.reference import Reference, parse_reference
+from shellwego.drivers.images.settled import Unsettled
 from shellwego.drivers.images.streams import Refused
 from shellwego.drivers.images.threads import in_thread
 from shellwego.drivers.images.unpack import unpack
 from shellwego.drivers.images.unpacker import Damaged, PackedLayer
 from shellwego.kit.faults import fault_point, reach
-from shellwego.kit.files import sync_directory
 
 IMAGE_RESOLVED = fault_point("images.pull.resolved")
 IMAGE_PINNED = fault_point("images.pull.pinned")
@@ -58,7 +59,18 @@ ROOTFS_NAMED = fault_point("images.unpack.named")
 IMAGE_IMPORTED = fault_point("images.import.stored")
 IMAGE_NAMED = fault_point("images.import.named")
 
-_DIRECTORIES = ("blobs/sha256", "partial", "images", "names", "pins", "rootfs", "unpacking", "trash", "locks")
+_DIRECTORIES = (
+    "blobs/sha256",
+    "partial",
+    "images",
+    "names",
+    "pins",
+    "rootfs",
+    "unpacking",
+    "unsettled",
+    "trash",
+    "locks",
+)
 _REPAIRS = 3
 _writing = threading.Lock()
 """Small files are replaced by way of a neighbour named after the process, so its threads must take turns."""
@@ -96,7 +108,10 @@ class DirectoryImageStore:
         self._unpackers = asyncio.Semaphore(_UNPACKERS)
         self._blobs = BlobStore(directory)
         self._records = Records(directory)
-        self._collector = Collector(directory, self._blobs, self._records, self._limits, grace_seconds=grace_seconds)
+        self._unsettled = Unsettled(directory)
+        self._collector = Collector(
+            directory, self._blobs, self._records, self._unsettled, self._limits, grace_seconds=grace_seconds
+        )
         self._registries = RegistryClient(
             insecure_registries=insecure_registries,
             extra_ca=extra_ca,
@@ -236,9 +251,12 @@ class DirectoryImageStore:
         if image is None:
             return None
         rootfs = self._rootfs(image)
-        if not rootfs.is_dir() or not self._records.touch(image.digest):
+        if not self._is_usable(rootfs) or not self._records.touch(image.digest):
             return None
         return StoredImage(image.digest, rootfs, image.config.image)
+
+    def _is_usable(self, rootfs: Path) -> bool:
+        return rootfs.is_dir() and self._unsettled.is_trusted(rootfs.name)
 
     def _rootfs(self, image: Image) -> Path:
         return self._directory / "rootfs" / image.config.chain
@@ -275,7 +293,7 @@ class DirectoryImageStore:
     ) -> Path:
         rootfs = self._rootfs(image)
         for _ in range(_REPAIRS):
-            if rootfs.is_dir():
+            if self._is_usable(rootfs):
                 return rootfs
             await self._fetch_layers(reference, image, source, credentials, on_progress)
             await reach(LAYERS_FETCHED)
@@ -315,22 +333,25 @@ class DirectoryImageStore:
         ]
         lock = self._collector.rootfs_lock(final.name)
         async with locked(lock) as held:
-            if final.is_dir():
+            if self._is_usable(final):
                 return
+            self._collector.discard(final)  # From before a power cut, if it is there at all.
             for leftover in (self._directory / "unpacking").glob(f"{final.name}.*"):
                 await in_thread(_remove, leftover)
             new = self._directory / "unpacking" / f"{final.name}.{secrets.token_hex(4)}"
             try:
+                await in_thread(self._unsettled.announce, final.name)
                 async with self._unpackers:
                     await unpack(layers, new, self._limits, keep_open=(held,))
                 await reach(ROOTFS_UNPACKED)
                 new.rename(final)
-                await in_thread(sync_directory, final.parent)
             except Refused as error:
                 raise ImageRefused(reference, str(error)) from error
             finally:
                 if new.exists():
                     await in_thread(_remove, new)
+                if not final.exists():
+                    self._unsettled.withdraw(final.name)
         await reach(ROOTFS_NAMED)
 
 

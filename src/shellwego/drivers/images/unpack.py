@@ -32,7 +32,7 @@ class UnpackerFailed(Exception):
 
 async def unpack(layers: Sequence[PackedLayer], into: Path, limits: ImageLimits, *, keep_open: Sequence[int]) -> None:
     """
-    Unpack `layers`, lowest first, into the new directory `into`; on disk when this returns.
+    Unpack `layers`, lowest first, into the new directory `into`; not synced (settled.py).
 
     The descriptors `keep_open` (locks) stay open until the unpacker is gone, even if we are killed first.
     Raises Refused, Damaged, DiskFull; then, and when cancelled, `into` is good for nothing and the caller removes it.

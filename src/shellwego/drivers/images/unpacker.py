@@ -1,7 +1,7 @@
 """What does the process that unpacks layers do? Started by unpack.py, with a job as JSON on its standard input.
 
 It confines itself (confine.py), unpacks every layer into one new directory, checks blob and tar digests on the way,
-syncs, and answers with one line of JSON. It imports no event loop: a deploy waits for its start.
+and answers with one line of JSON. It imports no event loop: a deploy waits for its start.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from shellwego.drivers.images.archive import Archive
-from shellwego.drivers.images.confine import confine, die_with_parent, sync_file_system
+from shellwego.drivers.images.confine import confine, die_with_parent
 from shellwego.drivers.images.extract import Extractor
 from shellwego.drivers.images.limits import ImageLimits
 from shellwego.drivers.images.manifest import Compression
@@ -95,7 +95,6 @@ def _work(job: Mapping[str, Any]) -> dict[str, str]:
         if os.geteuid() == 0:
             confine(into)
         unpack_here(layers, root, limits, blobs)
-        sync_file_system(root)
     except Refused as error:
         return {"verdict": "refused", "why": str(error)}
     except Damaged as error:

@@ -258,6 +258,32 @@ async def test_a_grace_time_protects_what_just_came(tmp_path: Path, layout: Path
 # Bad disks.
 
 
+async def test_a_power_cut_after_unpacking_means_unpacking_again(
+    layout: Path, store: DirectoryImageStore, tmp_path: Path
+) -> None:
+    """Files that were never written back are empty after it, and an app must not start on those."""
+    found = await store.import_layout(layout)
+    rootfs = (await store.ensure(found.digest)).rootfs
+    assert contents(tmp_path / "store", "unsettled") == [f"unsettled/{rootfs.name}"]
+    (rootfs / "said").write_text("")
+    (tmp_path / "store/unsettled" / rootfs.name).write_text("another boot")
+    assert ((await store.ensure(found.digest)).rootfs / "said").read_text() == "hello"
+    assert_sound(tmp_path / "store")
+
+
+async def test_a_collection_makes_what_is_kept_durable(
+    layout: Path, store: DirectoryImageStore, tmp_path: Path
+) -> None:
+    """Otherwise every image of a node is unpacked again after every boot."""
+    found = await store.import_layout(layout)
+    rootfs = (await store.ensure(found.digest)).rootfs
+    (tmp_path / "store/unsettled" / ("f" * 64)).write_text("left by a crash")
+    await store.collect_garbage([found.digest])
+    assert contents(tmp_path / "store", "unsettled") == []
+    inode = rootfs.stat().st_ino
+    assert (await store.ensure(found.digest)).rootfs.stat().st_ino == inode
+
+
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
