@@ -8,10 +8,11 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 
 from shellwego.control.api import answers, paging
-from shellwego.control.api.calls import Call, OnceCall, OperatorCall, call
+from shellwego.control.api.calls import Call, OnceCall, OperatorCall, RequestCredential, call, caller_of
 from shellwego.control.api.parts import parts_of
 from shellwego.control.api.strict_json import StrictRoute
 from shellwego.control.services import organisations
+from shellwego.control.services.callers import ensure_operator
 from shellwego.core.errors import InvalidField
 from shellwego.protocol import public
 
@@ -55,11 +56,18 @@ async def list_users(
     )
 
 
-async def hashed_password(request: Request, body: public.UserCreate) -> str:
-    """Before the transaction begins: hashing is slow on purpose, and writers wait for each other."""
+async def hashed_password(request: Request, body: public.UserCreate, credential: RequestCredential) -> str:
+    """
+    Before the transaction begins: hashing is slow on purpose, and writers wait for each other. For operators only, or
+    it would be a way to keep this machine busy.
+    """
+    parts = parts_of(request)
+    async with parts.store.reading() as work:
+        caller, _ = await caller_of(work, credential)
+    ensure_operator(caller)
     if not body.email.isprintable() or not body.email.isascii():
         raise InvalidField("email", "is not an address.")
-    return await parts_of(request).passwords.hash(body.password)
+    return await parts.passwords.hash(body.password)
 
 
 @router.post("/users", operation_id="createUser", status_code=201, response_model=public.User)
