@@ -173,6 +173,24 @@ class World:
                 stderr=output,
             )
 
+    @contextlib.asynccontextmanager
+    async def restarted_edge(self, *, faults: str) -> AsyncIterator[None]:
+        """The edge as a supervisor keeps it: with faults at first, started again without them when it has ended."""
+        await self.start_edge(faults=faults)
+
+        async def supervise() -> None:
+            while self.edge is not None:
+                await self.edge.wait()
+                await self.start_edge()
+
+        task = asyncio.create_task(supervise(), name="supervise")
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
     async def kill_edge(self) -> None:
         assert self.edge is not None
         self.edge.kill()
@@ -258,34 +276,36 @@ class World:
         async def client(number: int) -> None:
             reader = writer = None
             count = 0
-            while not ending.is_set():
-                count += 1
-                method = "POST" if count % 4 == 0 else "GET"
-                request = f"{method} /{number}/{count} HTTP/1.1\r\nhost: {host}\r\ncontent-length: 0\r\n\r\n"
-                try:
-                    async with asyncio.timeout(DEADLINE_SECONDS):
-                        if writer is None:
-                            reader, writer = await self.connect()
-                        assert reader is not None
-                        writer.write(request.encode())
-                        answer = await read_answer(reader)
-                except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
-                    load.failures.append(f"{method} {number}/{count}: {error!r}")
-                    if writer is not None:
+            try:
+                while not ending.is_set():
+                    count += 1
+                    method = "POST" if count % 4 == 0 else "GET"
+                    request = f"{method} /{number}/{count} HTTP/1.1\r\nhost: {host}\r\ncontent-length: 0\r\n\r\n"
+                    try:
+                        async with asyncio.timeout(DEADLINE_SECONDS):
+                            if writer is None:
+                                reader, writer = await self.connect()
+                            assert reader is not None
+                            writer.write(request.encode())
+                            answer = await read_answer(reader)
+                    except (OSError, TimeoutError, asyncio.IncompleteReadError) as error:
+                        load.failures.append(f"{method} {number}/{count}: {error!r}")
+                        if writer is not None:
+                            writer.close()
+                        writer = None
+                        continue
+                    if answer.status == 200:
+                        load.good += 1
+                        load.names.add(str(answer.document["name"]))
+                    else:
+                        load.failures.append(f"{method} {number}/{count}: {answer.status} {answer.body[:80]!r}")
+                    if answer.headers.get("connection") == "close":
                         writer.close()
-                    writer = None
-                    continue
-                if answer.status == 200:
-                    load.good += 1
-                    load.names.add(str(answer.document["name"]))
-                else:
-                    load.failures.append(f"{method} {number}/{count}: {answer.status} {answer.body[:80]!r}")
-                if answer.headers.get("connection") == "close":
+                        writer = None
+                    await asyncio.sleep(0.002)
+            finally:
+                if writer is not None:
                     writer.close()
-                    writer = None
-                await asyncio.sleep(0.002)
-            if writer is not None:
-                writer.close()
 
         async with asyncio.TaskGroup() as tasks:
             for number in range(clients):

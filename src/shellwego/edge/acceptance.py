@@ -16,6 +16,8 @@ from shellwego.core.apps import MAXIMUM_INSTANCES
 from shellwego.edge.routes import PAGES, AppRoute, Target
 from shellwego.protocol.messages import Route, RouteServer
 
+_OURS = "the cloud itself"
+
 MAXIMUM_HOSTS = 100
 MAXIMUM_GRACE_SECONDS = 3600.0
 
@@ -42,35 +44,42 @@ def accept_routes(
     Of two apps that ask for one host name, the one that had it keeps it, else the first. `reserved` hosts are ours.
     """
     problems: list[str] = []
-    candidates: dict[str, Accepted] = {}
+    accepted: dict[str, Accepted] = {}
+    changed: list[str] = []
     for raw in asked:
-        entry = previous.get(raw.app)
+        app = raw.app
+        if app in accepted:
+            problems.append(f"route of {_shown(raw)} refused: it is there twice")
+            continue
+        entry = previous.get(app)
         if entry is None or entry.raw != raw:
             try:
                 entry = Accepted(raw, _check(raw))
+                changed.append(app)
             except ValueError as error:
                 problems.append(f"route of {_shown(raw)} refused: {error}")
                 if entry is None:
                     continue
-        if raw.app in candidates:
-            problems.append(f"route of {_shown(raw)} refused: it is there twice")
-            continue
-        candidates[raw.app] = entry
+        accepted[app] = entry
 
-    holder = dict.fromkeys(reserved, "the cloud itself")
-    for app, entry in candidates.items():
-        before = previous.get(app)
-        if before is not None:
-            for host in before.route.hosts:
-                if host in entry.route.hosts:
-                    holder.setdefault(host, app)
-    accepted: dict[str, Accepted] = {}
-    for app, entry in candidates.items():
-        taken = next((host for host in entry.route.hosts if holder.setdefault(host, app) != app), None)
-        if taken is None:
-            accepted[app] = entry
-        else:
-            problems.append(f"route of {_shown(entry.raw)} refused: {taken} belongs to {holder[taken]}")
+    # Whoever had a name and still asks for it keeps it. Unchanged routes were free of conflicts among each other
+    # before, so only the changed ones, and reserved names, are looked at one by one.
+    moving = set(changed)
+    holder = {host: app for app, entry in accepted.items() if app not in moving for host in entry.route.hosts}
+    for host in reserved:
+        if (app := holder.get(host, "")) in accepted:
+            problems.append(f"route of {_shown(accepted.pop(app).raw)} refused: {host} belongs to {_OURS}")
+        holder[host] = _OURS
+    for app in changed:
+        if (before := previous.get(app)) is not None:
+            kept = set(before.route.hosts).intersection(accepted[app].route.hosts)
+            for host in kept:
+                holder.setdefault(host, app)
+    for app in changed:
+        taken = next((host for host in accepted[app].route.hosts if holder.setdefault(host, app) != app), None)
+        if taken is not None:
+            refused = accepted.pop(app)
+            problems.append(f"route of {_shown(refused.raw)} refused: {taken} belongs to {holder[taken]}")
     return accepted, problems
 
 

@@ -11,6 +11,7 @@ one (RFC 6125 leaves it to them, OpenSSL wants two dots), so each host gets a ce
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -127,6 +128,9 @@ class LocalAuthority:
         return self._certificate.fingerprint(hashes.SHA256()).hex()[:16] + self._certificate.subject.rfc4514_string()
 
     async def issue(self, names: Collection[str], now: dt.datetime) -> bytes:
+        return await asyncio.to_thread(self._issue, names, now)
+
+    def _issue(self, names: Collection[str], now: dt.datetime) -> bytes:
         key = ec.generate_private_key(ec.SECP256R1())
         ordered = sorted(names, key=lambda name: (name.startswith("*"), name))
         authority_key = self._certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
@@ -152,41 +156,63 @@ class LocalAuthority:
 
 
 class CertificateKeeper:
-    """Keeps `store` (durable) and `live` (what HAProxy reads) holding what is wanted, and a running HAProxy as well."""
+    """
+    Keeps `store` (durable) and `live` (what HAProxy reads) holding what is wanted, and a running HAProxy as well. It is
+    the only writer of both, so it reads them once. Keys and files are made in threads: traffic doesn't wait for them.
+    """
 
     def __init__(self, store: Path, live: Path, issuer: Issuer, runtime: RuntimeSocket, clock: Clock = utc_now) -> None:
         self._store, self._live, self._issuer, self._runtime, self._clock = store, live, issuer, runtime, clock
+        self._there: dict[str, Certificate] | None = None
+        self._pushed: frozenset[str] = frozenset()
 
-    async def keep(self, domain: str, hosts: Collection[str]) -> tuple[str, ...]:
-        """One round. Which certificates were issued. Works whether or not HAProxy runs."""
+    async def keep(self, domain: str, hosts: Collection[str], *, check_all: bool = True) -> tuple[str, ...]:
+        """
+        One round. Which certificates were issued. Works whether or not HAProxy runs. Without `check_all`, HAProxy is
+        only told of what is new, and not asked for what it should have already.
+        """
+        if self._there is None:
+            check_all = True
+            self._there = await asyncio.to_thread(read_certificates, self._store)
         wanted = plan_certificates(domain, hosts)
-        due = plan_renewals(wanted, read_certificates(self._store), self._clock(), issuer=self._issuer.identity)
-        self._live.mkdir(mode=0o700, parents=True, exist_ok=True)
+        due = plan_renewals(wanted, self._there, self._clock(), issuer=self._issuer.identity)
         for name in due:
             pem = await self._issuer.issue(wanted[name], self._clock())
             await reach(STORE)
-            replace_file(self._store / f"{name}.pem", pem)
-        for name in wanted:
-            pem = (self._store / f"{name}.pem").read_bytes()
-            copy = self._live / f"{name}.pem"
-            if not copy.exists() or copy.read_bytes() != pem:
-                replace_file(copy, pem)
-        for stale in {path.stem for path in self._store.glob("*.pem")}.difference(wanted):
-            # Not taken from a running HAProxy: it does no harm there, and the next start forgets it.
-            (self._store / f"{stale}.pem").unlink(missing_ok=True)
-            (self._live / f"{stale}.pem").unlink(missing_ok=True)
+            await asyncio.to_thread(replace_file, self._store / f"{name}.pem", pem)
+            self._there[name] = read_certificate(pem)
+        stale = set(self._there).difference(wanted)
+        await asyncio.to_thread(self._lay_out, sorted(wanted), stale, {*due} if not check_all else {*wanted})
+        for name in stale:
+            del self._there[name]
         try:
-            await self._push(sorted(wanted))
+            names = sorted(wanted if check_all else {*wanted} - self._pushed | {*due})
+            await self._push(names)
+            self._pushed = frozenset(wanted)
         except ProxyUnavailable:
+            self._pushed = frozenset()
             log.info("edge.certificates_wait", reason="HAProxy doesn't run; it reads them when it starts")
         return due
+
+    def _lay_out(self, wanted: list[str], stale: Collection[str], fresh: Collection[str]) -> None:
+        """Copies for HAProxy's start. Stale ones stay in a running HAProxy, harmless; the next start forgets them."""
+        self._live.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name in wanted:
+            copy = self._live / f"{name}.pem"
+            if name in fresh or not copy.exists():
+                pem = (self._store / copy.name).read_bytes()
+                if not copy.exists() or copy.read_bytes() != pem:
+                    replace_file(copy, pem)
+        for name in stale:
+            (self._store / f"{name}.pem").unlink(missing_ok=True)
+            (self._live / f"{name}.pem").unlink(missing_ok=True)
 
     async def _push(self, names: list[str]) -> None:
         """Bring a running HAProxy to the files. Raises ProxyUnavailable."""
         files = {name: self._live / f"{name}.pem" for name in names}
         shown = await self._runtime.ask([f"show ssl cert {path}" for path in files.values()])
         for (name, path), answer in zip(files.items(), shown, strict=True):
-            pem = path.read_bytes()
+            pem = await asyncio.to_thread(path.read_bytes)
             serial = f"{x509.load_pem_x509_certificate(pem).serial_number:X}"
             held = next((line for line in answer.splitlines() if line.startswith("Serial:")), "")
             if held.removeprefix("Serial:").strip().lstrip("0").upper() == serial.lstrip("0"):
@@ -207,18 +233,22 @@ def read_certificates(store: Path) -> dict[str, Certificate]:
     found = {}
     for path in store.glob("*.pem"):
         try:
-            certificate = x509.load_pem_x509_certificate(path.read_bytes())
-            names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-            authority = x509.load_pem_x509_certificates(path.read_bytes())[-1]
-        except (ValueError, OSError, x509.ExtensionNotFound):
-            continue
-        found[path.stem] = Certificate(
-            names=frozenset(names.get_values_for_type(x509.DNSName)),
-            not_before=certificate.not_valid_before_utc,
-            not_after=certificate.not_valid_after_utc,
-            issuer=authority.fingerprint(hashes.SHA256()).hex()[:16] + authority.subject.rfc4514_string(),
-        )
+            found[path.stem] = read_certificate(path.read_bytes())
+        except (ValueError, OSError, x509.ExtensionNotFound) as error:
+            log.warning("edge.certificate_unreadable", path=str(path), error=repr(error))
     return found
+
+
+def read_certificate(pem: bytes) -> Certificate:
+    """Raises ValueError or ExtensionNotFound for what isn't one of ours."""
+    certificate, *_, authority = x509.load_pem_x509_certificates(pem)
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return Certificate(
+        names=frozenset(names.get_values_for_type(x509.DNSName)),
+        not_before=certificate.not_valid_before_utc,
+        not_after=certificate.not_valid_after_utc,
+        issuer=authority.fingerprint(hashes.SHA256()).hex()[:16] + authority.subject.rfc4514_string(),
+    )
 
 
 def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:

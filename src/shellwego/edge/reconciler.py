@@ -94,6 +94,8 @@ class EdgeReconciler:
         self._is_saved = True
         self._accepted, self._refused = accept_routes(self._saved.routes, {}, reserved=self._fixed_hosts())
         self._busy_rounds = 0
+        self._busy: tuple[Observed, frozenset[str]] | None = None
+        self._hosts: frozenset[str] = frozenset()
 
     @property
     def cloud(self) -> str:
@@ -106,8 +108,11 @@ class EdgeReconciler:
 
     @property
     def hosts(self) -> frozenset[str]:
-        """Every host name that is served, for the certificates."""
-        return frozenset(self._fixed_hosts()).union(*(entry.route.hosts for entry in self._accepted.values()))
+        """Every host name that is served, for the certificates. The same object until it changes."""
+        hosts = frozenset(self._fixed_hosts()).union(*(entry.route.hosts for entry in self._accepted.values()))
+        if hosts != self._hosts:
+            self._hosts = hosts
+        return self._hosts
 
     def want(self, generation: int, domain: str, routes: Sequence[Route], *, cloud: str) -> None:
         """Take over what should be served, whole. The next round brings it about and reports it."""
@@ -193,11 +198,14 @@ class EdgeReconciler:
             picture.observed = replace(picture.observed, servers=calm | seen)
 
     def _busy_slots(self) -> frozenset[str]:
-        """Where a server drains or waits to be deleted."""
+        """Where a server drains or waits to be deleted. Asked several times a round, so it is kept with its picture."""
         if self._picture is None:
             return frozenset()
-        servers = self._picture.observed.servers
-        return frozenset(slot for slot, there in servers.items() if any(s.mode is not Mode.READY for s in there))
+        observed = self._picture.observed
+        if self._busy is None or self._busy[0] is not observed:
+            slots = (slot for slot, there in observed.servers.items() if any(s.mode is not Mode.READY for s in there))
+            self._busy = observed, frozenset(slots)
+        return self._busy[1]
 
     def _plan(self, accepted: Mapping[str, Accepted]) -> RoutePlan:
         picture, fixed = self._picture, self._fixed_hosts()

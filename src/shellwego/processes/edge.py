@@ -111,13 +111,13 @@ async def run_edge(options: EdgeOptions, *, ready: asyncio.Event | None = None) 
     async def keep_certificates() -> None:
         nonlocal certified
         hosts = reconciler.hosts
-        await keeper.keep(reconciler.domain, hosts)
+        await keeper.keep(reconciler.domain, hosts, check_all=hosts == certified)
         certified = hosts
 
     async def reconcile() -> None:
         _let_proxy_reach(settings.api_socket, group)
         await reconciler.round()
-        if reconciler.hosts != certified:
+        if reconciler.hosts is not certified:
             hosts_changed.set()
         if ready is not None:
             ready.set()
