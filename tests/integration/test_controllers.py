@@ -25,6 +25,7 @@ from shellwego.control.store.records import (
     OrganisationRecord,
 )
 from shellwego.core.deployments import DeploymentState
+from shellwego.core.errors import Forbidden
 from shellwego.core.ids import AppId, NodeId, OrganisationId, UserId
 from shellwego.core.instances import InstanceGoal, InstanceState
 from shellwego.drivers.kms.fake import FakeKms
@@ -227,3 +228,14 @@ async def test_only_healthy_wanted_instances_are_routed_and_leaving_ones_are_nam
     assert [s.instance for s in route.draining] == [second.id]
     sick = dataclasses.replace(first, state=InstanceState.UNHEALTHY)
     assert route_of(app, [sick], releases, "example.org").status == "crashed"
+
+
+@pytest.mark.parametrize("image", ["127.0.0.1:5000/x:1", "localhost/x", "[::1]:5000/x", "api.localhost:80/x"])
+async def test_only_operators_may_pull_from_the_servers_own_loopback(world: World, image: str) -> None:
+    """Or a tenant could have the server knock on every port of the operator's machine."""
+    tenant = dataclasses.replace(CALLER, operator=False)
+    wish = public.DeploymentCreate(image=image)
+    async with world.store.writing() as work:
+        with pytest.raises(Forbidden, match="operator"):
+            await deployments.create(work, world.kms, tenant, "blog", wish)
+        await deployments.create(work, world.kms, CALLER, "blog", wish)

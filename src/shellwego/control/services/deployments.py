@@ -26,6 +26,7 @@ from shellwego.core.deployments import DeploymentKind, DeploymentState
 from shellwego.core.errors import BuildFailed, Conflict, Forbidden, InvalidField, NotFound, ShellWeGoError
 from shellwego.core.ids import DeploymentId, ReleaseId, SourceId, is_id
 from shellwego.core.releases import RuntimeClass
+from shellwego.drivers.images.addresses import host_of, is_loopback_name
 from shellwego.drivers.kms.port import Kms
 from shellwego.protocol import public
 
@@ -64,7 +65,7 @@ async def create(
         target = await _release_to_go_back_to(tenant, app, body.release)
         wish = _Wish(DeploymentKind.ROLLBACK, None, None, target.id, {}, {})
     else:
-        await _check_image(tenant, app, body)
+        await _check_image(tenant, caller, app, body)
         wish = await _take_over(kms, app, before, _wish_of(body, request, options))
         if wish.image is None and wish.source is None and wish.base is None:
             raise Conflict(f"Nothing was deployed to {app.name!r} yet. Deploy a folder or an image first.")
@@ -286,7 +287,7 @@ def _check(caller: Caller, body: public.DeploymentCreate, request: Mapping[str, 
     check_config({key: value or "" for key, value in changes.items()})
 
 
-async def _check_image(tenant: Tenant, app: AppRecord, body: public.DeploymentCreate) -> None:
+async def _check_image(tenant: Tenant, caller: Caller, app: AppRecord, body: public.DeploymentCreate) -> None:
     if body.source is not None:
         source = await tenant.sources.find(body.source) if is_id(body.source, "source") else None
         if source is None or source.app != app.id:
@@ -298,6 +299,10 @@ async def _check_image(tenant: Tenant, app: AppRecord, body: public.DeploymentCr
     if body.image.startswith("sha256:") and body.image not in await tenant.releases.images():
         # Built images of every organisation lie in one store: a digest alone may not open another's.
         raise InvalidField("image", "there is no release with this image. Name an image of a registry.")
+    registry = body.image.split("/", 1)[0]
+    if "/" in body.image and is_loopback_name(host_of(registry)) and not caller.operator:
+        # A request to the server's own loopback reaches whatever the operator runs there.
+        raise Forbidden("an operator of this cloud: the registry is on the server's own loopback address")
 
 
 def _wish_of(body: public.DeploymentCreate, request: dict[str, Any], options: dict[str, Any]) -> _Wish:
