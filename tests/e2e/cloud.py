@@ -121,7 +121,8 @@ class RunningCloud:
         assert self.process is not None
         if name == "up":
             return [self.process.pid]
-        needle = {"haproxy": "haproxy"}.get(name, f"shellwego.processes.{name}")
+        # The edge's own arguments name the proxy's program too: only the first word says what a process is.
+        needle = f"shellwego.processes.{name}"
         found = []
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit():
@@ -130,7 +131,8 @@ class RunningCloud:
                 command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             except OSError:
                 continue
-            if needle in command and (str(self.data) in command or self.short in command):
+            is_it = "haproxy" in command.split(" ")[0] if name == "haproxy" else needle in command
+            if is_it and (str(self.data) in command or self.short in command):
                 found.append(int(entry.name))
         return found
 
