@@ -96,7 +96,10 @@ class Cursor:
 
     def stop_at_present(self) -> None:
         """Read no further than what is there now: an app that writes faster than we read has no last line."""
-        self._budget = sum(path.stat().st_size for path in self._paths() if path.exists())
+        ahead = self._paths() if self._file is None else self._later()
+        self._budget = sum(status.st_size for path in ahead if (status := _status(path)))
+        if self._file is not None:
+            self._budget += os.fstat(self._file.fileno()).st_size - self._file.tell()
 
     def go_on(self) -> None:
         """Read on past that."""
@@ -130,13 +133,14 @@ class Cursor:
             return b""
         while True:
             assert self._file is not None
-            chunk = self._file.read(BATCH_BYTES)
+            most = BATCH_BYTES if self._budget is None else min(BATCH_BYTES, self._budget)
+            chunk = self._file.read(most)
             if chunk:
                 return chunk
             if self._successor() is None:
                 return b""
             # Its writer has moved on; what it wrote between our read and that is the last of this file.
-            chunk = self._file.read(BATCH_BYTES)
+            chunk = self._file.read(most)
             if chunk:
                 return chunk
             rest, self._rest = self._rest, b""
@@ -207,20 +211,24 @@ class Cursor:
 
     def _successor(self) -> Path | None:
         """The file after the open one, None while it is the newest or its writer hasn't opened the next."""
+        return next((path for path in self._later() if path.exists()), None)
+
+    def _later(self) -> list[Path]:
+        """The files after the open one."""
         assert self._file is not None
         mine = os.fstat(self._file.fileno())
         paths = self._paths()
-        inodes: list[int | None] = []
-        for path in paths:
-            try:
-                inodes.append(path.stat().st_ino)
-            except FileNotFoundError:
-                inodes.append(None)
+        inodes = [status.st_ino if (status := _status(path)) else None for path in paths]
         if mine.st_nlink and mine.st_ino in inodes:
-            later = range(inodes.index(mine.st_ino) + 1, len(paths))
-        else:
-            later = range(len(paths))  # Ours was deleted to make room: go on with the oldest that is left.
-        return next((paths[index] for index in later if inodes[index] is not None), None)
+            return paths[inodes.index(mine.st_ino) + 1 :]
+        return paths  # Ours was deleted to make room: go on with the oldest that is left.
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
 
 
 async def read_logs(store: LogStore, request: LogsRequest) -> AsyncGenerator[Sequence[LogLine], None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,6 +63,24 @@ async def test_what_comes_before_and_after_a_rotation_is_one_log(store: LogStore
     assert texts(await everything(store, LogsRequest(instances=[B], tail=99))) == ["one", "two", "three"]
     assert texts(await everything(store, LogsRequest(instances=[B], tail=0))) == []
     assert texts(await everything(store, LogsRequest(instances=[B], since=2))) == ["two", "three"]
+
+
+@pytest.mark.parametrize("old_files", [0, 2])
+def test_the_tail_of_a_flood_ends(store: LogStore, old_files: int) -> None:
+    """An app that writes faster than we read must not keep whoever asks for its last lines waiting for their end."""
+    current = store.path_for(APP, B)
+    for number in range(old_files):
+        current.with_name(f"{number + 1:010d}.log").write_bytes(cri(number, "old") * 1000)
+    current.write_bytes(cri(10, "before") * 1000)
+    with contextlib.closing(Cursor(store, B)) as cursor:
+        cursor.seek_tail(3)
+        cursor.stop_at_present()
+        with current.open("ab") as file:
+            file.write(cri(20, "meanwhile") * 1000)
+        assert texts(cursor.read()) == ["before"] * 3
+        assert cursor.read() == []
+        cursor.go_on()
+        assert texts(cursor.read()) == ["meanwhile"] * 1000
 
 
 @given(st.lists(st.integers(0, 30), max_size=40), st.integers(0, 45))
