@@ -296,8 +296,8 @@ async def test_a_server_of_another_cloud_does_not_empty_the_proxy(serving: World
     world.server.cloud = "cld_" + "b" * 20
     world.server.ask()
     await world.server.start()
-    output = world.options.run_dir / "edge.output"
-    await until(lambda: "RefusedByServer" in output.read_text(), "the edge refuses")
+    logs = world.options.data_dir / "logs"
+    await until(lambda: any("RefusedByServer" in log.read_text() for log in logs.iterdir()), "the edge refuses")
     assert (await world.get(HOST)).status == 200
 
 

@@ -16,6 +16,9 @@ from pathlib import Path
 from shellwego.core.errors import Unavailable
 from shellwego.edge.routes import Mode, Observed, SeenServer, Target
 
+ALIVE_SECONDS = 5.0
+"""A HAProxy that is silent for longer hangs: it answers within milliseconds, whatever its load."""
+
 _PROMPT = b"\n> "
 _LIMIT_BYTES = 64 << 20
 
@@ -73,10 +76,11 @@ class RuntimeSocket:
         return answer.decode(errors="replace").strip()
 
     async def find_info(self) -> ProxyInfo | None:
-        """What the HAProxy behind the socket is, None if nobody answers."""
+        """What the HAProxy behind the socket is, None if nobody answers, or not within ALIVE_SECONDS."""
         try:
-            (text,) = await self.ask(["show info"])
-        except ProxyUnavailable:
+            async with asyncio.timeout(ALIVE_SECONDS):
+                (text,) = await self.ask(["show info"])
+        except (ProxyUnavailable, TimeoutError):
             return None
         return parse_info(text)
 

@@ -132,7 +132,7 @@ async def run_edge(options: EdgeOptions, *, ready: asyncio.Event | None = None) 
             log.warning("edge.first_round_failed", error=repr(error), exc_info=True)
         async with asyncio.TaskGroup() as tasks:
             for name, once, every_seconds, event in (
-                ("edge.reconcile", reconcile, 15.0, wake),
+                ("edge.reconcile", reconcile, 5.0, wake),
                 ("edge.certificates", keep_certificates, 3600.0, hosts_changed),
                 ("edge.link", link.talk, 0.5, None),
                 ("edge.access_log", access_log.read, 1.0, None),
