@@ -119,7 +119,9 @@ class Cloud:
 
     @property
     def api_url(self) -> str:
-        return f"http://{self.identity.bind}:{self.identity.api_port}"
+        """As somebody on this machine reaches it: every address is also loopback."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.identity.bind, self.identity.bind)  # noqa: S104
+        return f"http://{host}:{self.identity.api_port}"
 
     def app_url(self, name: str) -> str:
         port = self.identity.http_port

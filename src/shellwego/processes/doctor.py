@@ -84,7 +84,7 @@ async def doctor(
         here.output.say(f"{len(failed)} of {len(results)} checks failed: no cloud can run here yet.", style="red")
         return 1
     if warned:
-        here.output.say(f"A cloud can run here, with {len(warned)} limits named above.", style="yellow")
+        here.output.say(f"A cloud can run here. Warnings: {len(warned)}, each with what to do above.", style="yellow")
     else:
         here.output.say(f"All {len(results)} checks are well: `shellwego up` starts a cloud.", style="green")
     return 0
