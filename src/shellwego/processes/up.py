@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -228,6 +229,10 @@ async def _wait_until_ready(cloud: Cloud, stop: asyncio.Event) -> bool:
 
 
 def _welcome(cloud: Cloud) -> str:
+    # What is printed must work as it is: in a checkout the command is not on the PATH.
+    own = Path(sys.executable).parent / "shellwego"
+    command = "shellwego" if shutil.which("shellwego") or not own.exists() else str(own)
+    source = "examples/flask" if Path("examples/flask").is_dir() else "./my-app"
     return f"""
 ShellWeGo is up.
 
@@ -238,7 +243,7 @@ ShellWeGo is up.
 Next, in another terminal:
 
   export SHELLWEGO_URL={cloud.api_url} SHELLWEGO_TOKEN="$(cat {cloud.admin_token})"
-  shellwego deploy examples/flask --name hello
+  {command} deploy {source} --name hello
   curl {cloud.app_url("hello")}
 
 Ctrl-C stops everything; what was deployed comes back with the next `shellwego up`."""
