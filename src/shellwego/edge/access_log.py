@@ -9,10 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
 
 from shellwego.edge.config import LOG_ALL_BELOW, LOG_ONE_OF
 
@@ -48,24 +54,22 @@ def parse_line(line: bytes) -> LogLine | None:
     )
 
 
-class AccessLog:
+@dataclass(slots=True)
+class _Tally:
+    requests: Counter[str] = field(default_factory=Counter)
+    sent_bytes: int = 0
+    seconds: float = 0.0
+    buckets: list[int] = field(default_factory=lambda: [0] * (len(_SECONDS) + 1))
+
+
+class AccessLog(Collector):
     """Reads the socket and counts. `metrics` is what Prometheus reads."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._tallies: dict[tuple[str, str], _Tally] = {}
         self._registry = CollectorRegistry()
-        labels = ("app", "backend")
-        self._requests = Counter(
-            "shellwego_edge_requests", "Requests, by class of status.", (*labels, "status"), registry=self._registry
-        )
-        self._bytes = Counter("shellwego_edge_sent_bytes", "Bytes sent to clients.", labels, registry=self._registry)
-        self._seconds = Histogram(
-            "shellwego_edge_request_seconds",
-            "Time from a request's first byte to its answer's last.",
-            labels,
-            buckets=_SECONDS,
-            registry=self._registry,
-        )
+        self._registry.register(self)
 
     async def read(self) -> None:
         """For ever. HAProxy may send from another network namespace and as another user: a path reaches both."""
@@ -82,13 +86,33 @@ class AccessLog:
                 loop.remove_reader(receiver)
 
     def count(self, line: LogLine) -> None:
-        app, weight = line.app, line.weight
-        backend = "app" if app else line.backend
-        self._requests.labels(app, backend, f"{line.status // 100}xx").inc(weight)
-        self._bytes.labels(app, backend).inc(line.size_bytes * weight)
-        seconds = self._seconds.labels(app, backend)
-        for _ in range(weight):
-            seconds.observe(line.seconds)
+        """The client library's own counters take one observation at a time; a line may stand for many."""
+        key = (line.app, "app" if line.app else line.backend)
+        tally = self._tallies.get(key)
+        if tally is None:
+            tally = self._tallies[key] = _Tally()
+        tally.requests[f"{line.status // 100}xx"] += line.weight
+        tally.sent_bytes += line.size_bytes * line.weight
+        tally.seconds += line.seconds * line.weight
+        tally.buckets[bisect_left(_SECONDS, line.seconds)] += line.weight
+
+    def collect(self) -> Iterator[Metric]:
+        """What the registry asks for."""
+        labels = ("app", "backend")
+        requests = CounterMetricFamily(
+            "shellwego_edge_requests", "Requests, by class of status.", labels=(*labels, "status")
+        )
+        sent = CounterMetricFamily("shellwego_edge_sent_bytes", "Bytes sent to clients.", labels=labels)
+        seconds = HistogramMetricFamily(
+            "shellwego_edge_request_seconds", "Time from a request's first byte to its answer's last.", labels=labels
+        )
+        for key, tally in self._tallies.items():
+            for status, count in tally.requests.items():
+                requests.add_metric((*key, status), count)
+            sent.add_metric(key, tally.sent_bytes)
+            counts = zip((*(str(float(limit)) for limit in _SECONDS), "+Inf"), accumulate(tally.buckets), strict=True)
+            seconds.add_metric(key, [(limit, count) for limit, count in counts], tally.seconds)
+        yield from (requests, sent, seconds)
 
     def metrics(self) -> bytes:
         """In Prometheus' text format."""

@@ -277,7 +277,6 @@ def _frontend(settings: ProxySettings) -> str:
         f"    http-request del-header x-forwarded- -m beg{unless}",
         f"    http-request del-header x-real-ip{unless}",
         "    option forwardfor",
-        ours("x-real-ip", "%[src]"),
         ours("x-forwarded-proto", "%[ssl_fc,iif(https,http)]"),
         ours("x-forwarded-host", "%[req.fhdr(host)]"),
         ours("x-forwarded-port", "%[dst_port]"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shellwego.edge.access_log import LogLine, parse_line
+from shellwego.edge.access_log import AccessLog, LogLine, parse_line
 from shellwego.edge.config import LOG_ONE_OF
 from shellwego.edge.routes import Mode, SeenServer
 from shellwego.edge.socket import ProxyUnavailable, RuntimeSocket, observed_from, parse_info, parse_map, parse_servers
@@ -62,3 +62,18 @@ def test_log_lines() -> None:
     assert parse_line(b"- page-unknown 404 10 -1 -- 5000\n") == LogLine("", "page-unknown", 404, 10, 0.0, LOG_ONE_OF)
     assert parse_line(b"Proxy edge started.") is None
     assert parse_line(b"\xff\x00 a b c d e f") is None
+
+
+def test_a_line_that_stands_for_many_counts_as_many(tmp_path: Path) -> None:
+    """A busy app's numbers would otherwise be a thirtieth of the truth."""
+    log = AccessLog(tmp_path / "log.sock")
+    log.count(LogLine("app_x", "slot1", 200, 100, 0.02, 32))
+    log.count(LogLine("app_x", "slot1", 503, 10, 0.3, 1))
+    text = log.metrics().decode()
+    for line in (
+        'shellwego_edge_requests_total{app="app_x",backend="app",status="2xx"} 32.0',
+        'shellwego_edge_sent_bytes_total{app="app_x",backend="app"} 3210.0',
+        'shellwego_edge_request_seconds_bucket{app="app_x",backend="app",le="0.025"} 32.0',
+        'shellwego_edge_request_seconds_count{app="app_x",backend="app"} 33.0',
+    ):
+        assert line in text
