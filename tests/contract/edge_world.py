@@ -221,7 +221,7 @@ class World:
             *("ip", "netns", "exec", self.name, sys.executable, str(APP), address, "8080", name),
             stdout=asyncio.subprocess.PIPE,
         )
-        self.apps[name] = app
+        self.apps[name if name not in self.apps else f"{name} at {address}"] = app
         assert app.stdout is not None
         assert await app.stdout.readline() == b"ready\n"
         return RouteServer(instance=name, address=address, port=8080)
