@@ -2,7 +2,7 @@
 
 The store keeps blobs by digest, shared by every instance and organisation of a node, and unpacked root file systems
 by the digests of their layers. A reference is `registry/repository:tag`, `...@sha256:...`, or plain `sha256:...` for
-an image that was built here or imported. Nothing that failed its digest, size or type check ever has a name in the store.
+an image that was built here or imported. Nothing that failed its digest, size or type check ever has a name there.
 """
 
 from __future__ import annotations
