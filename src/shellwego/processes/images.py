@@ -32,6 +32,7 @@ def bootstrap(
             asyncio.run(
                 ensure_base_images(cloud, find_engines(), say=lambda line: typer.echo(line, err=True), refresh=refresh)
             )
+        typer.echo("The base images are here.", err=True)
     except ShellWeGoError as error:
         typer.echo(f"shellwego images bootstrap: {error}", err=True)
         raise typer.Exit(1) from None
