@@ -92,6 +92,7 @@ class EdgeReconciler:
         self._picture: _Picture | None = None
         self._saved = load_routes(settings.routes_file)
         self._is_saved = True
+        self._in_force = 0
         self._accepted, self._refused = accept_routes(self._saved.routes, {}, reserved=self._fixed_hosts())
         self._busy_rounds = 0
         self._busy: tuple[Observed, frozenset[str]] | None = None
@@ -134,8 +135,12 @@ class EdgeReconciler:
                 applying = tasks.create_task(self._bring_about(accepted), name="edge.apply")
         except BaseException as error:
             self._picture = None  # Whatever went wrong, what we believed of HAProxy may be wrong as well.
-            if isinstance(error, BaseExceptionGroup):
-                raise error.exceptions[0] from error
+            cause = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error
+            if isinstance(cause, Exception):
+                why = f"the proxy can't be brought to what it should serve: {cause}"
+                self._on_report(EdgeReport(generation=self._in_force, problems=[why[:500]], serving=False))
+            if cause is not error:
+                raise cause from error
             raise
         plan, problems, older = applying.result()
         problems += saving.result()
@@ -143,6 +148,7 @@ class EdgeReconciler:
         draining = [entry.route for entry in accepted.values() if entry.route.draining]
         drained = find_drained(draining, self._picture.observed, older_proxies=older)
         await reach(REPORT)
+        self._in_force = saved.generation
         if saved is self._saved:  # Else the next round, which is due already, has more to say.
             self._on_report(
                 EdgeReport(generation=saved.generation, drained=sorted(drained), problems=[*refused, *problems])

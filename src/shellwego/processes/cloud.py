@@ -21,7 +21,10 @@ RUNTIME_ROOT = Path("/run/shellwego")
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """What `cloud.json` holds. Ports are of the host; `bind` is the address the edge and the API listen on."""
+    """
+    What `cloud.json` holds. Ports are of the host; `bind` is the address the edge and the API listen on. The limits are
+    those of one build, the cache is an organisation's.
+    """
 
     cloud: str
     domain: str = "localhost"
@@ -32,6 +35,10 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     database_url: str | None = None
     extra_ca: str | None = None
     insecure_registries: list[str] = []
+    build_seconds: int = 1800
+    build_memory_mib: int = 2048
+    build_disk_mib: int = 10 * 1024
+    build_cache_mib: int = 5 * 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,13 @@ store, the same network and the same key.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+from shellwego.core.quantities import MIB
 from shellwego.core.releases import RuntimeClass
 from shellwego.drivers.images.builder import BuildKitBuilder
-from shellwego.drivers.images.port import ImageStore
+from shellwego.drivers.images.port import BuildLimits, ImageStore
 from shellwego.drivers.images.store import DirectoryImageStore
 from shellwego.drivers.kms.local_key import LocalKey
 from shellwego.drivers.network.bridge import BridgeNetwork
@@ -51,6 +53,15 @@ def make_builder(cloud: Cloud, engines: Engines, images: ImageStore) -> BuildKit
         runsc=engines.runsc,
         runc=engines.runc,
         extra_ca=_extra_ca(cloud),
+        cache_mib=cloud.identity.build_cache_mib,
+        concurrent=_builds_at_once(cloud),
+    )
+
+
+def build_limits(cloud: Cloud) -> BuildLimits:
+    identity = cloud.identity
+    return BuildLimits(
+        memory_mib=identity.build_memory_mib, disk_mib=identity.build_disk_mib, seconds=identity.build_seconds
     )
 
 
@@ -90,6 +101,15 @@ def edge_options(cloud: Cloud, engines: Engines) -> EdgeOptions:
         namespace=cloud.namespace,
         haproxy=engines.haproxy,
     )
+
+
+def _builds_at_once(cloud: Cloud) -> int:
+    """
+    As many as there are processors, in no more than half of the memory. With one alone, a tenant whose build never
+    ends would hold up everybody's until the limit of its time.
+    """
+    memory_mib = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // MIB
+    return max(1, min(os.cpu_count() or 1, memory_mib // 2 // cloud.identity.build_memory_mib))
 
 
 def _extra_ca(cloud: Cloud) -> Path | None:

@@ -49,7 +49,7 @@ from shellwego.kit.supervise import forever
 from shellwego.processes.child import begin
 from shellwego.processes.cloud import Cloud, load_cloud
 from shellwego.processes.engines_found import find_engines
-from shellwego.processes.parts import make_builder, make_images, make_kms
+from shellwego.processes.parts import build_limits, make_builder, make_images, make_kms
 
 log = structlog.get_logger()
 
@@ -97,9 +97,14 @@ async def run_server(cloud: Cloud) -> None:
     )
 
     async def edge_check() -> str:
-        if not edges.in_force:
-            raise Unavailable("edge", "no edge is connected.")
-        return f"{len(edges.in_force)} connected"
+        reports = edges.reports
+        if not reports:
+            raise Unavailable("The edge", "none is connected.")
+        serving = [name for name, report in reports.items() if report is not None and report.serving]
+        if not serving:
+            problems = [problem for report in reports.values() if report is not None for problem in report.problems]
+            raise Unavailable("The edge", "; ".join(problems) or "it has not said yet that it serves.")
+        return f"{len(serving)} serving"
 
     parts = ApiParts(
         store=store,
@@ -126,6 +131,7 @@ async def run_server(cloud: Cloud) -> None:
                 unpack=unpack_source,
                 places=BuildPlaces(settings.sources, cloud.server / "work", settings.builds),
                 tasks=tasks,
+                limits=build_limits(cloud),
             )
             loops: tuple[tuple[str, Callable[[], Awaitable[None]], float, asyncio.Event | None], ...] = (
                 ("deployments", deployments.once, ROUND_SECONDS, wakes["deployments"]),

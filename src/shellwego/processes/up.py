@@ -24,6 +24,7 @@ import structlog
 import typer
 
 from shellwego.core.errors import Conflict, EngineMissing, ShellWeGoError
+from shellwego.core.quantities import parse_size_mib
 from shellwego.observability.logs import set_up_logging
 from shellwego.processes.authorities import ensure_authorities
 from shellwego.processes.base_images import ensure_base_images
@@ -66,6 +67,14 @@ def up(
     insecure_registry: Annotated[
         list[str] | None, typer.Option(help="HOST:PORT of a registry to use over plain HTTP. Repeatable.")
     ] = None,
+    build_timeout: Annotated[
+        int | None, typer.Option(metavar="SECONDS", help="The longest that a build may take. 1800 at first.", min=1)
+    ] = None,
+    build_memory: Annotated[str | None, typer.Option(metavar="SIZE", help="Memory of a build. 2g at first.")] = None,
+    build_disk: Annotated[str | None, typer.Option(metavar="SIZE", help="Disk of a build. 10g at first.")] = None,
+    build_cache: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="What is kept between an organisation's builds. 5g at first.")
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the log as well.")] = False,
 ) -> None:
     """
@@ -87,6 +96,10 @@ def up(
             database_url=database_url,
             extra_ca=str(extra_ca.resolve()) if extra_ca else None,
             insecure_registries=insecure_registry,
+            build_seconds=build_timeout,
+            build_memory_mib=_size(build_memory, "--build-memory", minimum_mib=256),
+            build_disk_mib=_size(build_disk, "--build-disk", minimum_mib=64),
+            build_cache_mib=_size(build_cache, "--build-cache", minimum_mib=16),
         )
         with only_one(cloud):
             engines = find_engines()
@@ -291,6 +304,10 @@ def need_root(why: str) -> None:
     if os.geteuid() != 0:
         typer.echo(f"{why}, which takes root. Try it with sudo.", err=True)
         raise typer.Exit(1)
+
+
+def _size(text: str | None, option: str, *, minimum_mib: int) -> int | None:
+    return None if text is None else parse_size_mib(text, field=option, minimum_mib=minimum_mib)
 
 
 def _load(data_dir: Path) -> Cloud:

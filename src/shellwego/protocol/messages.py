@@ -250,8 +250,12 @@ class Routes(Message, frozen=True, kw_only=True):
 
 
 class EdgeReport(Message, frozen=True, kw_only=True):
-    """`generation` is in force now. `drained` names draining instances whose last request has ended."""
+    """
+    `generation` is in force now. `drained` names draining instances whose last request has ended. `serving` is false
+    while the proxy can't be brought to what it should serve; `problems` say why, or name routes that were refused.
+    """
 
     generation: int
     drained: list[str] = []
     problems: list[str] = []
+    serving: bool = True

@@ -31,12 +31,12 @@ class EdgeLinks:
         self._store = store
         self._routes: Routes | None = None
         self._changed = asyncio.Condition()
-        self._in_force: dict[str, int] = {}
+        self._reports: dict[str, EdgeReport | None] = {}
 
     @property
-    def in_force(self) -> dict[str, int]:
-        """The generation that each connected edge last said is in force."""
-        return dict(self._in_force)
+    def reports(self) -> dict[str, EdgeReport | None]:
+        """What each connected edge said last; None before its first word."""
+        return dict(self._reports)
 
     async def publish(self, routes: Routes) -> None:
         """Make these the routes of every edge, now and when it connects."""
@@ -47,7 +47,7 @@ class EdgeLinks:
     async def serve(self, channel: Channel, hello: EdgeHello) -> None:
         """One edge's conversation, to its end."""
         log.info("edge.connected", edge=hello.edge, version=hello.version)
-        self._in_force[hello.edge] = 0
+        self._reports[hello.edge] = None
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._push(channel), name=f"routes to {hello.edge}")
@@ -55,7 +55,7 @@ class EdgeLinks:
         except* Exception as errors:
             raise errors.exceptions[0] from None
         finally:
-            self._in_force.pop(hello.edge, None)
+            self._reports.pop(hello.edge, None)
             log.info("edge.disconnected", edge=hello.edge)
 
     async def _push(self, channel: Channel) -> None:
@@ -73,7 +73,7 @@ class EdgeLinks:
             if not isinstance(message, EdgeReport):
                 log.warning("edge.unexpected", edge=hello.edge, message=type(message).__name__)
                 continue
-            self._in_force[hello.edge] = message.generation
+            self._reports[hello.edge] = message
             try:
                 await self._write(hello, message)
             except ShellWeGoError as error:
