@@ -1,6 +1,7 @@
-"""Which reference pages are written from code? `docs/reference/cli.md` and the published schema of shellwego.toml.
+"""Which reference pages are written from code? All of `docs/reference`, and the published schema of shellwego.toml.
 
-`python scripts/reference.py` writes them; with `--check` it only says whether they are as the code has them.
+`python scripts/reference.py` writes them; with `--check` it only says whether they are as the code has them. Errors,
+API, configuration and states are in `reference_pages.py`.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from typing import Any
 
 os.environ["COLUMNS"] = "100"  # The pages must not depend on whose terminal wrote them.
 
+from reference_pages import api_page, configuration_page, errors_page, states_page
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from shellwego.cli.app import build
 from shellwego.cli.exits import MEANINGS
 from shellwego.core.appfile_keys import FILE, Key, Leaf, Named, Short, Table, file_schema
+from shellwego.processes.main import HOST_COMMANDS, IMAGE_COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -29,6 +32,10 @@ def pages() -> dict[Path, str]:
     return {
         ROOT / "docs/reference/cli.md": _cli(),
         ROOT / "docs/reference/shellwego-toml.md": _appfile(),
+        ROOT / "docs/reference/errors.md": errors_page(),
+        ROOT / "docs/reference/api.md": api_page(),
+        ROOT / "docs/reference/configuration.md": configuration_page(),
+        ROOT / "docs/reference/states.md": states_page(),
         ROOT / "docs/schema/shellwego.schema.json": schema,
     }
 
@@ -36,15 +43,16 @@ def pages() -> dict[Path, str]:
 def _cli() -> str:
     parts = [
         "# Command line",
-        "Written from the code by `scripts/reference.py`. Commands that only the cloud's own machine has (`up`, "
-        "`doctor`, `engines`, ...) say their own with `--help`.",
+        "Written from the code by `scripts/reference.py`. The commands at the end (`up`, `doctor`, `engines`, ...) "
+        "work on the cloud's own machine alone; `server`, `agent` and `edge` are what `up` runs.",
         "Every command takes `-o table|json|yaml` (or `SHELLWEGO_OUTPUT`), `--url` (`SHELLWEGO_URL`), `--token` "
         "(`SHELLWEGO_TOKEN`) and `--ca` (`SHELLWEGO_CA`). Results go to stdout, talk to stderr.",
         "| exit status | meaning |\n| --- | --- |\n"
         + "\n".join(f"| {code.value} | {meaning} |" for code, meaning in MEANINGS.items())
         + "\n\n`exec` ends with the status of the command inside; 126 and 127 also: not run, not found.",
     ]
-    app = build()
+    host = {name: entry for name, entry in HOST_COMMANDS.items() if name not in {"server", "agent", "edge"}}
+    app = build(host, images=IMAGE_COMMANDS)
     for path in _commands(get_command(app)):
         shown = CliRunner().invoke(app, [*path, "--help"], prog_name="shellwego")
         parts.append(f"## shellwego {' '.join(path)}\n\n```text\n{shown.stdout.rstrip()}\n```")
