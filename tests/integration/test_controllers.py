@@ -239,3 +239,34 @@ async def test_only_operators_may_pull_from_the_servers_own_loopback(world: Worl
         with pytest.raises(Forbidden, match="operator"):
             await deployments.create(work, world.kms, tenant, "blog", wish)
         await deployments.create(work, world.kms, CALLER, "blog", wish)
+
+
+async def test_one_app_in_trouble_keeps_no_other_waiting(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with world.store.writing() as work:
+        cursed = (await apps.create_app(work, CALLER, "cursed")).id
+    await world.deploy("blog")
+    await world.deploy("cursed")
+    converge = world.controller._converge
+
+    async def stumble(app: AppId) -> None:
+        if app == cursed:
+            raise RuntimeError("a bug")
+        await converge(app)
+
+    monkeypatch.setattr(world.controller, "_converge", stumble)
+    with pytest.raises(RuntimeError, match="a bug"):
+        await world.rounds()
+    [instance] = await world.instances()
+    assert instance.app != cursed
+
+
+async def test_old_releases_let_go_of_their_images(world: World) -> None:
+    """Or an app that is deployed every day fills the disk; the current, the newest and the running ones stay."""
+    digests = [f"sha256:{number:064x}" for number in range(5)]
+    for digest in digests:
+        await world.deploy("blog", image=digest)
+        await world.settle()
+    async with world.store.reading() as work:
+        releases = work.for_the_cloud().releases
+        assert await releases.images_to_keep(newest=2) == {digests[3], digests[4]}
+        assert await releases.images() == set(digests)

@@ -20,6 +20,7 @@ from shellwego.core.errors import NodeUnavailable
 from shellwego.core.health import CheckKind, HealthCheck
 from shellwego.core.ids import NodeId, ReleaseId
 from shellwego.core.instances import InstanceGoal
+from shellwego.drivers.kms.port import DecryptionFailed
 from shellwego.kit.faults import fault_point, reach
 from shellwego.protocol.messages import Assignment, HealthSpec, InstanceSpec, Removal
 
@@ -27,6 +28,9 @@ log = structlog.get_logger()
 
 _NUMBERED = fault_point("server.assign.numbered")
 _SENT = fault_point("server.assign.sent")
+
+KEPT_RELEASES = 10
+"""Of each app, the images of so many releases stay on its nodes, so that a rollback is quick and needs no registry."""
 
 OpenConfig = Callable[[ReleaseRecord], Awaitable[Mapping[str, str]]]
 """Decrypts a release's configuration."""
@@ -55,8 +59,15 @@ class AssignmentsController:
         self._wake.set()
 
     async def once(self) -> None:
+        """Every node is tried, whatever happens with another's. Raises what went wrong first."""
+        failed: Exception | None = None
         for node in self._agents.connected:
-            await self._assign(node)
+            try:
+                await self._assign(node)
+            except Exception as error:  # Raised below, once every node had its turn.
+                failed = failed or error
+        if failed is not None:
+            raise failed
 
     async def _assign(self, node: NodeId) -> None:
         async with self._store.reading() as work:
@@ -85,14 +96,20 @@ class AssignmentsController:
         instances = await cloud.instances.on_node(node)
         releases = await cloud.releases.some({i.release for i in instances})
         apps = {app.id: app for app in await cloud.apps.all()}
-        images = sorted(await cloud.releases.images())
+        images = sorted(await cloud.releases.images_to_keep(newest=KEPT_RELEASES))
         run, absent = [], []
         for instance in instances:
             release = releases[instance.release]
             if instance.goal is InstanceGoal.STOP:
                 absent.append(Removal(id=instance.id, grace_seconds=release.spec.grace_seconds))
-            else:
-                run.append(_spec(instance, release, apps[instance.app], await self._config(release)))
+                continue
+            try:
+                config = await self._config(release)
+            except DecryptionFailed:
+                # Left out, it runs on unclaimed; one release that can't be read must not hold up a whole node.
+                log.exception("assign.config_unreadable", release=release.id, instance=instance.id)
+                continue
+            run.append(_spec(instance, release, apps[instance.app], config))
         absent += await _known_ended(work, node)
         self._configs = {id: self._configs[id] for id in releases if id in self._configs}
         return run, absent, images

@@ -79,13 +79,19 @@ class DeploymentsController:
     async def once(self) -> None:
         """One round: the apps that something happened to; from time to time every app that isn't at rest."""
         dirty, self._dirty = self._dirty, set()
+        failed: Exception | None = None
         try:
             dirty |= await self._due()
             for app in sorted(dirty):
-                await self._converge(app)
-                dirty.discard(app)
+                try:
+                    await self._converge(app)
+                    dirty.discard(app)
+                except Exception as error:  # Raised below: one app's trouble must not keep the others waiting.
+                    failed = failed or error
         finally:
-            self._dirty |= dirty  # What a failed round left over comes first in the next.
+            self._dirty |= dirty  # What is left over is looked at again in the next round.
+        if failed is not None:
+            raise failed
 
     async def _due(self) -> set[AppId]:
         """From time to time: every app that isn't at rest, found in a handful of queries however many there are."""

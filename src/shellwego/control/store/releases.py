@@ -59,7 +59,26 @@ class ReleaseRepository(Repository[ReleaseRecord]):
         return await self._one(statement.order_by(_releases.c.number.desc()).limit(1))
 
     async def images(self) -> frozenset[str]:
-        """Every image that a release of a living app names. What is in none of them may be collected."""
-        living = sa.select(tables.apps.c.id).where(tables.apps.c.deleted_at.is_(None))
-        statement = sa.select(_releases.c.image).where(self._mine(), _releases.c.app.in_(living)).distinct()
+        """Every image that a release of a living app names."""
+        statement = sa.select(_releases.c.image).where(self._mine(), _releases.c.app.in_(_living_apps())).distinct()
         return frozenset(row.image for row in await self._execute(statement))
+
+    async def images_to_keep(self, *, newest: int) -> frozenset[str]:
+        """
+        The images of each living app's `newest` releases, its current one, and those that instances still run. Any
+        other may be collected: an app that is deployed every day must not fill the disk.
+        """
+        rank = sa.func.row_number().over(partition_by=_releases.c.app, order_by=_releases.c.number.desc())
+        ranked = sa.select(_releases.c.id, rank.label("rank")).where(_releases.c.app.in_(_living_apps())).subquery()
+        instances = tables.instances
+        kept = sa.or_(
+            _releases.c.id.in_(sa.select(ranked.c.id).where(ranked.c.rank <= newest)),
+            _releases.c.id.in_(sa.select(tables.apps.c.current_release).where(tables.apps.c.deleted_at.is_(None))),
+            _releases.c.id.in_(sa.select(instances.c.release).where(instances.c.removed_at.is_(None))),
+        )
+        statement = sa.select(_releases.c.image).where(self._mine(), kept).distinct()
+        return frozenset(row.image for row in await self._execute(statement))
+
+
+def _living_apps() -> sa.Select[tuple[str]]:
+    return sa.select(tables.apps.c.id).where(tables.apps.c.deleted_at.is_(None))
