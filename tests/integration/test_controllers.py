@@ -29,6 +29,7 @@ from shellwego.core.errors import Forbidden
 from shellwego.core.ids import AppId, NodeId, OrganisationId, UserId
 from shellwego.core.instances import InstanceGoal, InstanceState
 from shellwego.drivers.kms.fake import FakeKms
+from shellwego.kit.clock import utc_now
 from shellwego.protocol import public
 from shellwego.protocol.messages import InstanceReport, Report
 
@@ -41,8 +42,8 @@ IMAGE = "sha256:" + "a" * 64
 class World:
     """A control plane without API, agents or edges; the test plays those."""
 
-    def __init__(self, store: Store) -> None:
-        self.store, self.kms = store, FakeKms()
+    def __init__(self, store: Store, ahead: list[dt.timedelta]) -> None:
+        self.store, self.kms, self._ahead = store, FakeKms(), ahead
         self.controller = DeploymentsController(store, asyncio.Event())
         store.on_commit(self.controller.notice)
         self.links = AgentLinks(store, Streams(new_stream_id=lambda: "s"), cloud="c", on_connect=lambda _: None)
@@ -76,6 +77,9 @@ class World:
         ]
         await self.links._write(NODE, Report(generation=self.generation, instances=seen))
 
+    def forward(self, **amount: float) -> None:
+        self._ahead[0] += dt.timedelta(**amount)
+
     async def deployment(self, id: str) -> DeploymentRecord:
         async with self.store.reading() as work:
             return await work.for_the_cloud().deployments.get(id)
@@ -100,7 +104,8 @@ class World:
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     url = f"sqlite+aiosqlite:///{tmp_path / 'store.db'}"
     await migrate(url)
-    store = Store(url)
+    ahead = [dt.timedelta()]
+    store = Store(url, clock=lambda: utc_now() + ahead[0])
     async with store.writing() as work:
         await work.organisations.add(OrganisationRecord(ORGANISATION, "default", work.now))
         node = NodeRecord(
@@ -109,7 +114,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
         )  # fmt: skip
         await work.nodes.ensure(node)
         await apps.create_app(work, CALLER, "blog")
-    yield World(store)
+    yield World(store, ahead)
     await store.close()
 
 
@@ -179,6 +184,30 @@ async def test_a_restart_replaces_instances_of_the_same_release(world: World) ->
     assert new.id != old.id
     assert new.release == old.release
     assert (await world.deployment(restart.id)).state is DeploymentState.SUCCEEDED
+
+
+async def test_a_silent_edge_costs_an_app_neither_its_old_instances_nor_a_stopped_one_its_end(world: World) -> None:
+    """The proxy outlives its edge and still sends requests to the old instances: it knows no others."""
+    await world.deploy("blog")
+    await world.settle()
+    [old] = await world.instances()
+    await world.deploy("blog", image="sha256:" + "b" * 64)
+    await world.rounds()
+    new = next(i for i in await world.instances() if i.id != old.id)
+    await world.report((new, InstanceState.HEALTHY))
+    await world.rounds()
+    world.forward(minutes=10)
+    await world.rounds()
+    goals = {i.id: i.goal for i in await world.instances()}
+    assert goals[old.id] is InstanceGoal.DRAIN
+
+    async with world.store.writing() as work:
+        await apps.stop(work, CALLER, "blog")
+    await world.rounds()
+    assert {i.goal for i in await world.instances()} == {InstanceGoal.STOP, InstanceGoal.DRAIN}
+    world.forward(minutes=2)
+    await world.rounds()
+    assert {i.goal for i in await world.instances()} == {InstanceGoal.STOP}
 
 
 async def test_a_deleted_app_ends_with_its_last_instance(world: World) -> None:

@@ -49,8 +49,13 @@ _JUDGED = fault_point("server.deploy.judged")
 
 PATIENCE_SECONDS = 600.0
 """A rollout that reached nothing for so long, beyond what its health checks allow, is given up."""
-EDGE_PATIENCE_SECONDS = 30.0
-"""So long after its grace a leaving instance waits for an edge that says nothing, then it is stopped all the same."""
+EDGE_PATIENCE_SECONDS = 3600.0
+"""
+So long after its grace a leaving instance of an app that should serve waits for an edge that says nothing: the proxy
+outlives its edge and may know no other instance. A deployment that waits for it is given up long before.
+"""
+UNSERVED_PATIENCE_SECONDS = 30.0
+"""The same for an app that was stopped or deleted: nobody is promised an answer any more."""
 SWEEP_SECONDS = 15.0
 
 _SUBJECTS = ("app", "deployment", "instance", "node")
@@ -172,12 +177,16 @@ def _situate(
     if release is not None and app.wants_instances:
         counts = {p.name: wished.get(p.name, 1) for p in release.spec.processes}
     goal = RolloutGoal(release.id if release is not None else None, counts)
-    planned = tuple(_planned(i, rolling, releases.get(i.release), now) for i in instances)
+    planned = tuple(_planned(app, i, rolling, releases.get(i.release), now) for i in instances)
     return _Situation(app, goal, release, rolling, tuple(instances), planned)
 
 
 def _planned(
-    record: InstanceRecord, rolling: DeploymentRecord | None, release: ReleaseRecord | None, now: dt.datetime
+    app: AppRecord,
+    record: InstanceRecord,
+    rolling: DeploymentRecord | None,
+    release: ReleaseRecord | None,
+    now: dt.datetime,
 ) -> Instance:
     """The instance as the planner shall see it."""
     instance = record.planned
@@ -186,7 +195,8 @@ def _planned(
         instance = replace(instance, release=ReleaseId(f"{instance.release} before {rolling.id}"))
     if record.goal is InstanceGoal.DRAIN and record.drain_started_at is not None:
         grace = release.spec.grace_seconds if release is not None else 0.0
-        if (now - record.drain_started_at).total_seconds() > grace + EDGE_PATIENCE_SECONDS:
+        patience = EDGE_PATIENCE_SECONDS if app.wants_instances else UNSERVED_PATIENCE_SECONDS
+        if (now - record.drain_started_at).total_seconds() > grace + patience:
             instance = replace(instance, drained=True)
     return instance
 
@@ -291,7 +301,7 @@ async def _conclude(work: UnitOfWork, situation: _Situation, refused: NoCapacity
 
 
 def _seen(record: InstanceRecord, rolling: DeploymentRecord, situation: _Situation, now: dt.datetime) -> Seen:
-    return Seen(_planned(record, rolling, situation.release, now), record.exit_reason, record.reason)
+    return Seen(_planned(situation.app, record, rolling, situation.release, now), record.exit_reason, record.reason)
 
 
 def _is_out_of_time(rolling: DeploymentRecord, situation: _Situation, now: dt.datetime) -> bool:
