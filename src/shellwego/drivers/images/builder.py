@@ -105,6 +105,8 @@ class BuildKitBuilder:
             finally:
                 if not done or not await lane.is_quiet():
                     await lane.end()
+                if request.secrets:
+                    await lane.forget_output()
                 await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
 
     async def end_stale(self) -> tuple[str, ...]:

@@ -82,6 +82,11 @@ def prune_command(buildctl: Path, *, socket: Path, cache_mib: int) -> Command:
     return (str(buildctl), "--addr", f"unix://{socket}", "prune", "--all", f"--keep-storage={cache_mib}")
 
 
+def forget_command(buildctl: Path, *, socket: Path) -> Command:
+    """Throw away what the daemon remembers of builds that ended, their output above all."""
+    return (str(buildctl), "--addr", f"unix://{socket}", "prune-histories")
+
+
 def build_command(
     buildctl: Path,
     *,

@@ -148,6 +148,18 @@ class Lane:
         self._daemon = self._slirp = None
         await asyncio.to_thread(shutil.rmtree, self.settings.runtime_directory, ignore_errors=True)
 
+    async def forget_output(self) -> None:
+        """
+        What steps printed is on no disk any more. The daemon keeps it to show it again, which we never ask for, and a
+        step may print a secret. Of a daemon that was ended in the middle of it the whole cache goes.
+        """
+        if self.is_running and await self._tell(
+            buildkit.forget_command(self._programs.buildctl, socket=self.settings.socket)
+        ):
+            return
+        await self.end()
+        (self.settings.directory / "storage.ext4").unlink(missing_ok=True)
+
     async def _prune(self) -> None:
         """
         The cache is no larger than it may be. The daemon sees to that by itself, but only a minute after a build: a
@@ -161,6 +173,10 @@ class Lane:
         command = buildkit.prune_command(
             self._programs.buildctl, socket=self.settings.socket, cache_mib=self.settings.cache_mib
         )
+        await self._tell(command)
+
+    async def _tell(self, command: tuple[str, ...]) -> bool:
+        """Whether the daemon did as it was told, in time."""
         client = await self.spawn(command, env={"HOME": "/nonexistent", "PATH": "/nonexistent"})
         try:
             async with asyncio.timeout(_PRUNE_SECONDS):
@@ -172,6 +188,7 @@ class Lane:
                 with contextlib.suppress(ProcessLookupError):
                     client.kill()
                 await client.wait()
+        return client.returncode == 0
 
     async def spawn(
         self, command: tuple[str, ...], *, env: dict[str, str], descriptors: Collection[int] = ()
