@@ -1,0 +1,97 @@
+"""What do our rules, our store and our validation cost on top of FastAPI and its server?"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from benches.measure import Side, alternate, first_200, median, until, wrk
+from benches.peers import LOAD_CPU, PROXY_CPU
+from benches.results import Row, ms
+from benches.world import Bench, api_environment, free_ports
+
+APPS, PAGE = 10_000, 50
+LIST_AIM, CREATE_AIM = 0.5, 0.15
+TURNS = 5
+SECONDS = 3
+CONNECTIONS = 16
+
+
+def run(bench: Bench) -> list[Row]:
+    return asyncio.run(_run(bench))
+
+
+async def _run(bench: Bench) -> list[Row]:
+    hello, _ = await _start(bench, "hello")
+    api, token = await _start(bench, "cloud")
+    await first_200(hello, "localhost", "/hello")
+    await first_200(api, "localhost", "/metrics", seconds=120)
+    bearer = {"Authorization": f"Bearer {token}"}
+    create = bench.directory / "create.lua"
+    create.write_text(
+        'wrk.method = "POST"\nwrk.headers["Content-Type"] = "application/json"\nlocal count = 0\n'
+        # A name of its own for each request, over all turns.
+        "local start = os.time()\n"
+        "request = function()\n  count = count + 1\n"
+        '  return wrk.format(nil, nil, nil, string.format(\'{"name": "n%d-%d"}\', start, count))\nend\n'
+    )
+    rows = []
+    for title, path, script, aim in (
+        (f"GET /v1/apps, page of {PAGE} of {APPS:,}", f"/v1/apps?limit={PAGE}", None, LIST_AIM),
+        ("POST /v1/apps", "/v1/apps", create, CREATE_AIM),
+    ):
+        p99: list[float] = []
+        sides: Mapping[str, Side] = {
+            "ours": _load(api, path, bearer, script, p99),
+            "hello": _load(hello, "/hello", {}, None, []),
+        }
+        seen = await alternate(bench.turns(TURNS), sides)
+        share = median([a / b for a, b in zip(seen["ours"], seen["hello"], strict=True)])
+        bench.say(f"{title}: {median(seen['ours']):,.0f} of {median(seen['hello']):,.0f}, {share:.2f}")
+        rows.append(
+            Row(
+                title,
+                f"{median(seen['ours']):,.0f} requests/s, p99 {ms(median(p99))}",
+                f"FastAPI hello {median(seen['hello']):,.0f}",
+                f"{share:.2f}",
+                f"> {aim}",
+                share > aim,
+            )
+        )
+    return rows
+
+
+async def _start(bench: Bench, kind: str) -> tuple[int, str]:
+    (port,) = free_ports(1)
+    directory = bench.directory / f"api-{kind}"
+    directory.mkdir(exist_ok=True)
+    command = (sys.executable, "-m", "benches.api_server", kind, directory, str(port), str(APPS))
+    process = bench.spawn(command, cpu=PROXY_CPU, output=f"api-{kind}", env=api_environment())
+    log: Path = bench.directory / f"api-{kind}.log"
+    await until(
+        lambda: process.poll() is not None or "ready " in log.read_text(), f"the {kind} server is ready", seconds=120
+    )
+    if process.poll() is not None:
+        raise RuntimeError(f"the {kind} server ended: {log.read_text()[-2000:]}")
+    return port, log.read_text().split("ready ", 1)[1].split()[0]
+
+
+def _load(port: int, path: str, headers: Mapping[str, str], script: Path | None, p99: list[float]) -> Side:
+    async def one() -> float:
+        seen = await asyncio.to_thread(
+            wrk,
+            f"http://127.0.0.1:{port}{path}",
+            seconds=SECONDS,
+            connections=CONNECTIONS,
+            headers=headers,
+            script=script,
+            cpu=LOAD_CPU,
+        )
+        if seen.failures:
+            raise RuntimeError(f"{path}: {seen.failures} requests failed")
+        p99.append(seen.p99_seconds)
+        return seen.requests_per_second
+
+    return one
