@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     chosen = [name for name in FIGURES if not given.only or name in given.only]
     about = results.surroundings(" ".join(("python -m benches", *(arguments or sys.argv[1:]))))
+    about += f" gVisor {GVISOR.pinned}, BuildKit {BUILDKIT.pinned}, {results.versions(_programs())}."
     rows: list[results.Row] = []
     failed = []
     with ExitStack() as stack:
@@ -49,11 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     failed.append(name)
                     traceback.print_exc()
             print(f"  {time.monotonic() - began:.0f} s", flush=True)
-        about += f" gVisor {GVISOR.pinned}, BuildKit {BUILDKIT.pinned}, {results.versions(_programs())}."
+            if given.write:  # After each, so that a run that is broken off was not for nothing.
+                results.write(rows, about + "".join(f"\n\n{note}" for note in bench.notes))
         about += "".join(f"\n\n{note}" for note in bench.notes)
     print(f"\n{about}\n\n{results.table(rows)}")
-    if given.write:
-        results.write(rows, about)
     return 1 if failed else 0
 
 

@@ -15,6 +15,7 @@ from tests.contract.edge_world import FakeServer
 from benches.measure import until
 from benches.peers import PROXY_CPU
 from benches.world import DOMAIN, Bench, end, free_ports
+from shellwego.edge.haproxy import HAProxy
 from shellwego.processes.edge import EdgeOptions, stop_proxy
 from shellwego.protocol.messages import Route, RouteServer
 
@@ -22,10 +23,11 @@ from shellwego.protocol.messages import Route, RouteServer
 class EdgeUnderTest:
     """Serves `hosts` from one backend."""
 
-    def __init__(self, server: FakeServer, options: EdgeOptions, backend_port: int) -> None:
+    def __init__(self, server: FakeServer, options: EdgeOptions, backend_port: int, pid: int) -> None:
         self.http_port, self.https_port = options.http_port, options.https_port
         self._server, self._options, self._backend_port = server, options, backend_port
         self._routes: list[Route] = []
+        self._pid = pid
 
     def serve(self, hosts: tuple[str, ...]) -> None:
         self._routes = [self._route(host) for host in hosts]
@@ -35,6 +37,11 @@ class EdgeUnderTest:
         """As the server does it: all routes, whole, with one more."""
         self._routes.append(self._route(host))
         self._server.ask(*self._routes)
+
+    def pids(self) -> list[int]:
+        """The edge's own process too: it reads HAProxy's log."""
+        proxy = HAProxy(Path("haproxy"), self._options.paths, namespace=None, on_death=lambda: None)
+        return [self._pid, *proxy.find_processes()]
 
     @property
     def certificate(self) -> Path:
@@ -79,7 +86,7 @@ async def an_edge(
         output="edge",
     )
     try:
-        edge = EdgeUnderTest(server, options, backend_port)
+        edge = EdgeUnderTest(server, options, backend_port, process.pid)
         edge.serve(hosts)
         generation = server.generation
         await until(lambda: any(r.generation == generation for r in server.reports), "the edge serves", seconds=120)

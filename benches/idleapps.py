@@ -18,10 +18,8 @@ async def ensure_idle_apps(bench: Bench, cloud: CloudUnderTest) -> None:
     if not missing:
         return
     image = cloud.image("static")
-    before = cloud.healthy()
     bench.say(f"deploying {len(missing)} apps")
     for name in missing:
         await asyncio.to_thread(cloud.deploy_image, name, image, resources=AMOUNTS)
-    wanted = before + len(missing)
-    await until(lambda: cloud.healthy() >= wanted, f"{wanted} healthy instances", seconds=300, every_seconds=0.5)
+    await until(lambda: cloud.healthy("idle-") == APPS, f"{APPS} healthy instances", seconds=300, every_seconds=0.5)
     await asyncio.sleep(10)

@@ -75,12 +75,16 @@ def memory_bytes(pids: Iterable[int]) -> int:
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """User and system time of processes together, and of the children they have waited for."""
+    """User and system time of processes together."""
     total = 0
     for pid in pids:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        total += sum(int(ticks) for ticks in fields[11:15])
+        total += sum(int(ticks) for ticks in fields[11:13])
     return total / _TICKS
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
 
 
 # --- requests -----------------------------------------------------------------------------------------------------
@@ -90,6 +94,7 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 class Wrk:
     """What wrk saw."""
 
+    requests: int
     requests_per_second: float
     p99_seconds: float
     failures: int
@@ -116,11 +121,12 @@ def wrk(
     p99 = re.search(r"99%\s+([\d.]+)(us|ms|s|m)", said)
     failed = re.search(r"Non-2xx or 3xx responses: (\d+)", said)
     broken = re.search(r"Socket errors: connect (\d+), read (\d+), write (\d+), timeout (\d+)", said)
-    if rate is None or p99 is None:
+    count = re.search(r"(\d+) requests in", said)
+    if rate is None or p99 is None or count is None:
         raise RuntimeError(f"wrk said: {said}")
     failures = int(failed[1]) if failed else 0
     failures += sum(map(int, broken.groups())) if broken else 0
-    return Wrk(float(rate[1]), float(p99[1]) * _UNITS[p99[2]], failures)
+    return Wrk(int(count[1]), float(rate[1]), float(p99[1]) * _UNITS[p99[2]], failures)
 
 
 async def first_200(port: int, host: str, path: str = "/", *, seconds: float = 60, body: str = "") -> float:

@@ -22,18 +22,15 @@ def run(bench: Bench) -> list[Row]:
 
 
 async def _run(bench: Bench, cloud: CloudUnderTest) -> list[Row]:
-    image = cloud.image("static")
-    assert image
+    cloud.image("static")
     before = {name: memory_bytes(cloud.pids(name)) for name in OURS}
-    others = cloud.healthy()
     await ensure_idle_apps(bench, cloud)
     after = {name: memory_bytes(cloud.pids(name)) for name in OURS}
     everything = sum(after.values()) + memory_bytes(cloud.pids("up"))
     instances = cloud.instances("idle-")
     monitors = median([memory_bytes(_monitors(id)) for id in instances])
     sandbox = median([memory_bytes(set(_processes(id)) - set(_monitors(id))) for id in instances])
-    added = max(1, cloud.healthy() - others)
-    grown = sum(after[name] - before[name] for name in OURS) / added
+    grown = sum(after[name] - before[name] for name in OURS) / APPS
     program = await find_program(cloud, "static")
     async with sandboxes(bench) as here:
         bare: list[float] = []

@@ -11,12 +11,12 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from benches.measure import children
 from benches.world import DOMAIN, Bench, free_ports
 
 PROXY_CPU, LOAD_CPU = 0, 1
@@ -30,6 +30,10 @@ class Peer(Protocol):
     https_port: int
 
     def add_host(self, host: str) -> None: ...
+
+    def pids(self) -> list[int]:
+        """Whose CPU time it takes."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,10 @@ class BareHAProxy:
             "    default_backend one\n"
             f"backend one\n    server s 127.0.0.1:{site.backend_port}\n"
         )
-        bench.spawn((haproxy, "-db", "-f", config), cpu=PROXY_CPU, output="bare")
+        self._process = bench.spawn((haproxy, "-db", "-f", config), cpu=PROXY_CPU, output="bare")
+
+    def pids(self) -> list[int]:
+        return [self._process.pid]
 
     def add_host(self, host: str) -> None:
         raise NotImplementedError
@@ -114,7 +121,10 @@ class Traefik:
                 }
             )
         )
-        bench.spawn((program, f"--configFile={static}"), cpu=PROXY_CPU, output="traefik")
+        self._process = bench.spawn((program, f"--configFile={static}"), cpu=PROXY_CPU, output="traefik")
+
+    def pids(self) -> list[int]:
+        return [self._process.pid]
 
     def add_host(self, host: str) -> None:
         self._hosts.append(host)
@@ -165,7 +175,7 @@ class Caddy:
                         "https": {
                             "listen": [f"127.0.0.1:{self.https_port}"],
                             "routes": routes,
-                            "tls_connection_policies": [{}],
+                            "tls_connection_policies": [{"default_sni": site.hosts[0]}],
                             "protocols": ["h1"],
                             **quiet,
                         },
@@ -177,7 +187,10 @@ class Caddy:
         file = _fresh(bench.directory / "caddy") / "caddy.json"
         file.write_text(json.dumps(config))
         home = {**os.environ, "HOME": str(file.parent), "XDG_DATA_HOME": str(file.parent)}
-        bench.spawn((program, "run", "--config", file), cpu=PROXY_CPU, output="caddy", env=home)
+        self._process = bench.spawn((program, "run", "--config", file), cpu=PROXY_CPU, output="caddy", env=home)
+
+    def pids(self) -> list[int]:
+        return [self._process.pid]
 
     def add_host(self, host: str) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self._admin, timeout=60)
@@ -207,7 +220,10 @@ class Nginx:
         self._config = self._directory / "nginx.conf"
         self._write()
         command = (program, "-p", self._directory, "-c", self._config, "-e", self._directory / "error.log")
-        self._process: subprocess.Popen[bytes] = bench.spawn(command, cpu=PROXY_CPU, output="nginx")
+        self._process = bench.spawn(command, cpu=PROXY_CPU, output="nginx")
+
+    def pids(self) -> list[int]:
+        return [self._process.pid, *children(self._process.pid)]
 
     def add_host(self, host: str) -> None:
         self._hosts.append(host)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, field
 
 from benches.edge import an_edge
-from benches.measure import Side, alternate, first_200, median, wrk
+from benches.measure import alternate, cpu_seconds, first_200, median, wrk
 from benches.peers import LOAD_CPU, BareHAProxy, Peer, Site, hosts, make_peers, start_backend
 from benches.results import Row, ms
 from benches.world import Bench
@@ -33,64 +34,70 @@ async def _run(bench: Bench) -> list[Row]:
         for peer in (*sides.values(), *peers.values()):
             await first_200(peer.http_port, hosts(HOSTS)[-1], seconds=60)
         for scheme in ("http", "https"):
-            p99: dict[str, list[float]] = {}
-            seen = await alternate(
-                bench.turns(TURNS), {name: _side(bench, name, peer, scheme, p99) for name, peer in sides.items()}
-            )
+            loads = {name: _Load(bench, name, peer, scheme) for name, peer in {**sides, **peers}.items()}
+            seen = await alternate(bench.turns(TURNS), {name: loads[name].run for name in sides})
             # The twin is what the aim speaks of; the others show where one would be without us.
-            seen |= await alternate(
-                bench.turns(2), {name: _side(bench, name, peer, scheme, p99) for name, peer in peers.items()}
-            )
-            rates = {name: median(values) for name, values in seen.items()}
-            ours, bare = rates.pop("edge"), rates["haproxy"]
+            seen |= await alternate(bench.turns(2), {name: loads[name].run for name in peers})
             # By turns, since a slow moment of the machine meets both sides of one.
             share = median([a / b for a, b in zip(seen["edge"], seen["haproxy"], strict=True)])
+            rates = {name: median(load.rates) for name, load in loads.items()}
+            bench.say(f"{scheme}: " + ", ".join(f"{name} {rate:,.0f}/s" for name, rate in rates.items()))
             rows.append(
                 Row(
-                    f"requests/s through the edge, {scheme}",
-                    f"{ours:,.0f}",
-                    ", ".join(f"{_shown(name)} {rate:,.0f}" for name, rate in rates.items()),
-                    f"{share:.2f} of bare",
+                    f"requests through the edge, {scheme}",
+                    _told(rates["edge"], seen["edge"]),
+                    "; ".join(f"{_shown(name)} {_told(rates[name], seen[name])}" for name in rates if name != "edge"),
+                    f"{share:.2f} of bare per CPU second",
                     f"> {AIM}",
                     share > AIM,
                 )
             )
-            late = {name: median(values) for name, values in p99.items()}
-            mine = late.pop("edge")
+            late = {name: median(load.p99) for name, load in loads.items()}
             rows.append(
                 Row(
                     f"p99 through the edge, {scheme}, {CONNECTIONS} connections",
-                    ms(mine),
-                    ", ".join(f"{_shown(name)} {ms(value)}" for name, value in late.items()),
-                    f"{mine / late['haproxy']:.2f}x of bare",
+                    ms(late["edge"]),
+                    ", ".join(f"{_shown(name)} {ms(value)}" for name, value in late.items() if name != "edge"),
+                    f"{late['edge'] / late['haproxy']:.2f}x of bare",
                 )
             )
-            bench.say(f"{scheme}: edge {ours:,.0f}, bare {bare:,.0f}, {share:.2f}")
     return rows
 
 
-def _side(bench: Bench, name: str, peer: Peer, scheme: str, p99: dict[str, list[float]]) -> Side:
-    port = peer.http_port if scheme == "http" else peer.https_port
-    headers = {"Host": hosts(HOSTS)[HOSTS // 2]}
-    late = p99.setdefault(name, [])
+@dataclass
+class _Load:
+    """Load on one proxy, told in requests for each second of its CPU: the same whoever else needs the machine."""
 
-    async def one() -> float:
+    bench: Bench
+    name: str
+    peer: Peer
+    scheme: str
+    rates: list[float] = field(default_factory=list)
+    p99: list[float] = field(default_factory=list)
+
+    async def run(self) -> float:
+        port = self.peer.http_port if self.scheme == "http" else self.peer.https_port
+        before = cpu_seconds(self.peer.pids())
         seen = await asyncio.to_thread(
             wrk,
-            f"{scheme}://127.0.0.1:{port}/",
+            f"{self.scheme}://127.0.0.1:{port}/",
             seconds=SECONDS,
             connections=CONNECTIONS,
-            headers=headers,
+            headers={"Host": hosts(HOSTS)[HOSTS // 2]},
             cpu=LOAD_CPU,
         )
-        if seen.failures and name in {"edge", "haproxy"}:
-            raise RuntimeError(f"{name}: {seen.failures} requests failed")
+        used = cpu_seconds(self.peer.pids()) - before
+        if seen.failures and self.name in {"edge", "haproxy"}:
+            raise RuntimeError(f"{self.name}: {seen.failures} requests failed")
         if seen.failures:
-            bench.note(f"{name} failed requests under this load over {scheme}.")
-        late.append(seen.p99_seconds)
-        return seen.requests_per_second
+            self.bench.note(f"{self.name} failed requests under this load over {self.scheme}.")
+        self.rates.append(seen.requests_per_second)
+        self.p99.append(seen.p99_seconds)
+        return seen.requests / used
 
-    return one
+
+def _told(rate: float, per_cpu_second: list[float]) -> str:
+    return f"{rate:,.0f}/s, {median(per_cpu_second):,.0f} per CPU second"
 
 
 def _shown(name: str) -> str:

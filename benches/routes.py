@@ -15,7 +15,7 @@ from shellwego.processes.engines_found import find_engines
 
 AIM_SECONDS = 0.020
 COUNTS = (10, 1_000, 5_000)
-TURNS = 7
+TURNS = 4
 
 
 def run(bench: Bench) -> list[Row]:

@@ -89,11 +89,16 @@ class Sandboxes:
         over = f"lowerdir={program.rootfs},upperdir={bundle / 'upper'},workdir={bundle / 'work'}"
         if kind == "runc":
             await run_command(("mount", "-t", "overlay", "overlay", "-o", over, str(root)))
-            command = (str(self.engines.runc), f"--root={bundle / 'state'}")
+            command = (str(self.engines.runc), f"--root={self.scratch / 'bare'}")
         else:
             await run_command(("mount", "--bind", "-o", "ro", str(program.rootfs), str(root)))
             command = (
-                *(str(self.engines.runsc), f"--root={bundle / 'state'}", "--platform=systrap", "--network=sandbox"),
+                *(
+                    str(self.engines.runsc),
+                    f"--root={self.scratch / 'bare'}",
+                    "--platform=systrap",
+                    "--network=sandbox",
+                ),
                 f"--overlay2=root:dir={bundle / 'layers'},size={RESOURCES.disk_mib}m",
             )
         config["root"]["path"] = str(root)
@@ -213,6 +218,8 @@ async def sandboxes(bench: Bench) -> AsyncIterator[Sandboxes]:
         for runtime in runtimes.values():
             await runtime.remove_all()
         await network.ensure_node_absent()
+        # runsc keeps an empty network namespace mounted in its directory.
+        await run_command(("umount", str(scratch / "bare" / "null-netns")), check=False)
         shutil.rmtree(scratch, ignore_errors=True)
 
 

@@ -119,18 +119,13 @@ class CloudUnderTest:
     def pids(self, *names: str) -> list[int]:
         return [pid for name in names for pid in self.running.pids(name)]
 
-    def delete_and_wait(self, app: str) -> None:
-        """Nothing of it runs any more when this returns."""
-        self.delete(app)
-        while any(found["name"] == app for found in self.call("GET", f"/v1/apps?name={app}")["items"]):
-            time.sleep(0.05)
-
     def apps(self) -> list[Any]:
         return self._all("/v1/apps")
 
-    def healthy(self) -> int:
-        """How many instances are healthy."""
-        return sum(instance["state"] == "healthy" for instance in self._all("/v1/instances"))
+    def healthy(self, prefix: str) -> int:
+        """How many instances of apps whose name begins so are healthy and meant to run."""
+        found = (i for i in self._all("/v1/instances") if i["app_name"].startswith(prefix))
+        return sum(i["state"] == "healthy" and i["goal"] == "run" for i in found)
 
     def instances(self, prefix: str) -> list[str]:
         """Ids of the instances of apps whose name begins so."""
