@@ -72,11 +72,12 @@ async def store(database_url: str) -> AsyncIterator[Store]:
 
 @dataclass
 class Now:
-    """A clock that tests move."""
+    """A clock that tests move. Like a real one, it never shows the same moment twice: the order of rows hangs on it."""
 
     at: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
 
     def __call__(self) -> dt.datetime:
+        self.at += dt.timedelta(microseconds=1)
         return self.at
 
     def forward(self, **amount: float) -> None:
