@@ -101,11 +101,18 @@ class NoCapacity(ShellWeGoError):
     code = "no_capacity"
     retryable = True
 
-    def __init__(self, *, needed_mib: int, largest_free_mib: int) -> None:
+    def __init__(
+        self, *, needed_mib: int, largest_free_mib: int, needed_millis: int = 0, largest_free_millis: int = 0
+    ) -> None:
         self.needed_mib, self.largest_free_mib = needed_mib, largest_free_mib
+        self.needed_millis, self.largest_free_millis = needed_millis, largest_free_millis
+        if largest_free_mib >= needed_mib and largest_free_millis < needed_millis:
+            needed, free, option = f"{needed_millis / 1000:g} cores", f"{largest_free_millis / 1000:g}", "--cpu"
+        else:
+            needed, free, option = f"{needed_mib} MiB", f"{largest_free_mib} MiB", "--memory"
         super().__init__(
-            f"Needs {needed_mib} MiB on one node; the emptiest has {largest_free_mib} MiB free. "
-            f"Ask for less with --memory, scale another app down, or add a node."
+            f"Needs {needed} on one node; the emptiest has {free} free. "
+            f"Ask for less with {option}, scale another app down, or add a node."
         )
 
 

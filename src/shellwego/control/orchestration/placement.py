@@ -45,8 +45,15 @@ def plan_placement(
     for demand in demands:
         node = _choose(demand, nodes, loads)
         if node is None:
-            free = [_free_mib(n, loads) for n in nodes if n.state is NodeState.READY]
-            placed.append(NoCapacity(needed_mib=demand.resources.memory_mib, largest_free_mib=max(free, default=0)))
+            ready = [n for n in nodes if n.state is NodeState.READY]
+            placed.append(
+                NoCapacity(
+                    needed_mib=demand.resources.memory_mib,
+                    largest_free_mib=max((_free_mib(n, loads) for n in ready), default=0),
+                    needed_millis=demand.resources.cpu_millis,
+                    largest_free_millis=max((_free_millis(n, loads) for n in ready), default=0),
+                )
+            )
             continue
         placed.append(node.id)
         load = loads.get(node.id, Load())
@@ -61,12 +68,11 @@ def plan_placement(
 
 def _choose(demand: Demand, nodes: Collection[Node], loads: Mapping[NodeId, Load]) -> Node | None:
     def has_room(node: Node) -> bool:
-        cpu_used = loads.get(node.id, Load()).cpu_millis
         return (
             node.state is NodeState.READY
             and demand.runtime in node.runtimes
             and _free_mib(node, loads) >= demand.resources.memory_mib
-            and node.cpu_millis * OVERCOMMIT_CPU - cpu_used >= demand.resources.cpu_millis
+            and _free_millis(node, loads) >= demand.resources.cpu_millis
         )
 
     def rank(node: Node) -> tuple[int, int, str]:
@@ -78,3 +84,7 @@ def _choose(demand: Demand, nodes: Collection[Node], loads: Mapping[NodeId, Load
 
 def _free_mib(node: Node, loads: Mapping[NodeId, Load]) -> int:
     return node.memory_mib - loads.get(node.id, Load()).memory_mib
+
+
+def _free_millis(node: Node, loads: Mapping[NodeId, Load]) -> int:
+    return node.cpu_millis * OVERCOMMIT_CPU - loads.get(node.id, Load()).cpu_millis

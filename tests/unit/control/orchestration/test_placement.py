@@ -42,6 +42,13 @@ def test_the_refusal_says_what_is_free() -> None:
     assert placed[0].largest_free_mib == 424
 
 
+def test_the_refusal_names_what_is_scarce() -> None:
+    """A hundred small apps fill a node's promises of CPU: to ask for less memory would help nobody."""
+    placed = plan_placement([demand()], [node("a")], {NodeId("a"): Load(cpu_millis=15_900)})
+    assert isinstance(placed[0], NoCapacity)
+    assert str(placed[0]).startswith("Needs 0.5 cores on one node; the emptiest has 0.1 free. Ask for less with --cpu")
+
+
 @given(
     st.lists(st.integers(16, 800), max_size=20),
     st.lists(st.integers(64, 2048), min_size=1, max_size=4),
