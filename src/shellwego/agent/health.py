@@ -30,7 +30,10 @@ from shellwego.protocol.messages import HealthSpec
 log = structlog.get_logger()
 
 ALIVE_SECONDS = 2.0
-"""A process type that listens on nothing is healthy once it has lived this long: most broken ones end at once."""
+"""
+A process type that listens on nothing is healthy once it has lived this long, and one that is checked by its port alone
+once that has been open so long: most broken ones end at once.
+"""
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: [^\r\n]*)?\r?\n")
 _STATUS_BYTES = 4096
 _BODY_BYTES = 64 * 1024
@@ -116,11 +119,20 @@ class HealthMonitor:
         # Wall time only to learn the age, once: what follows must not jump with the clock.
         began = loop.time() - min(max(0.0, time.time() - target.run), 365 * 86400.0)
         healthy, failures, count_from = target.healthy, 0, began + spec.start_period_seconds
+        listening_since: float | None = None
         if healthy:
             # After the agent's restart a hundred checks must not fall into one moment.
             await asyncio.sleep(random.random() * spec.interval_seconds)  # noqa: S311 - spreads load, hides nothing
         while True:
             problem = await self._check(target, healthy=healthy, age=loop.time() - began)
+            if spec.kind == "tcp" and not healthy:
+                # Some servers listen before they load the app (gunicorn does): a port that is open proves little,
+                # one that stays open proves that the app didn't end right after.
+                listening_since = None if problem is not None else listening_since or loop.time()
+                if listening_since is not None and loop.time() - listening_since < ALIVE_SECONDS:
+                    self._words[target.id] = f"port {target.port} is open; waiting to see that it stays so"
+                    await asyncio.sleep(_first_rhythm(target, loop.time() - began))
+                    continue
             if problem is None:
                 failures = 0
                 self._words.pop(target.id, None)

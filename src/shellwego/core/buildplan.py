@@ -182,7 +182,7 @@ _FRAMEWORKS = (
         "flask",
         "Flask",
         "gunicorn",
-        "gunicorn --bind 0.0.0.0:$PORT --workers 2 --threads 4 {target}",
+        "gunicorn --preload --bind 0.0.0.0:$PORT --workers 2 --threads 4 {target}",
     ),
 )
 _GUNICORN = _FRAMEWORKS[-1][3]

@@ -160,6 +160,21 @@ async def test_the_first_success_is_told_at_once_and_once() -> None:
     assert len(app.verdicts) == 1
 
 
+async def test_a_port_that_is_open_for_a_moment_proves_nothing() -> None:
+    """gunicorn listens before it loads the app: a broken version must not replace a working one by that."""
+    app = App()
+    async with watching(app, start_period_seconds=0.0, retries=1) as monitor:
+        async with asyncio.timeout(5):
+            while app.dials < 3:  # noqa: ASYNC110 - see above
+                await asyncio.sleep(0.01)
+        assert "waiting to see" in monitor.last_word(B)
+        assert not app.verdicts
+        app.up = False
+        healthy, why = await app.verdict()
+    assert not healthy
+    assert "refused" in why
+
+
 async def test_failures_before_the_first_success_do_not_count_at_first() -> None:
     app = App()
     app.up = False

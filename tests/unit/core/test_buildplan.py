@@ -28,7 +28,7 @@ def package(**content: object) -> bytes:
         pytest.param(
             {"requirements.txt": b"flask\ngunicorn\n", "app.py": FLASK},
             BuildKind.PYTHON,
-            "gunicorn --bind 0.0.0.0:$PORT --workers 2 --threads 4 app:app",
+            "gunicorn --preload --bind 0.0.0.0:$PORT --workers 2 --threads 4 app:app",
             id="flask",
         ),
         pytest.param(
@@ -40,13 +40,13 @@ def package(**content: object) -> bytes:
         pytest.param(
             {"requirements.txt": b"Django>=5\n", "manage.py": b"", "site/wsgi.py": None},
             BuildKind.PYTHON,
-            "gunicorn --bind 0.0.0.0:$PORT --workers 2 --threads 4 site.wsgi:application",
+            "gunicorn --preload --bind 0.0.0.0:$PORT --workers 2 --threads 4 site.wsgi:application",
             id="django",
         ),
         pytest.param(
             {"requirements.txt": b"flask", "app.py": b"def create_app():\n  return 1\n"},
             BuildKind.PYTHON,
-            "gunicorn --bind 0.0.0.0:$PORT --workers 2 --threads 4 'app:create_app()'",
+            "gunicorn --preload --bind 0.0.0.0:$PORT --workers 2 --threads 4 'app:create_app()'",
             id="flask factory",
         ),
         pytest.param({"requirements.txt": b"", "main.py": b"print()"}, BuildKind.PYTHON, "python main.py", id="script"),
