@@ -15,7 +15,7 @@ from benches.world import Bench, api_environment, free_ports
 
 APPS, PAGE = 10_000, 50
 LIST_AIM, CREATE_AIM = 0.5, 0.15
-TURNS = 5
+TURNS = 3
 SECONDS = 3
 CONNECTIONS = 16
 

@@ -29,7 +29,7 @@ from shellwego.kit.commands import run_command
 from shellwego.processes.engines_found import find_engines
 
 AIM_SECONDS = 1.0
-TURNS = 5
+TURNS = 3
 AMOUNTS = {
     "memory_mib": RESOURCES.memory_mib,
     "cpu_millis": RESOURCES.cpu_millis,

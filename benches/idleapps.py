@@ -8,7 +8,7 @@ from benches.measure import until
 from benches.world import Bench, CloudUnderTest
 
 APPS = 100
-AMOUNTS = {"memory_mib": 64, "cpu_millis": 250, "pids": 64, "disk_mib": 32}
+AMOUNTS = {"memory_mib": 64, "cpu_millis": 140, "pids": 64, "disk_mib": 32}
 
 
 async def ensure_idle_apps(bench: Bench, cloud: CloudUnderTest) -> None:

@@ -14,7 +14,7 @@ from shellwego.processes.engines_found import find_engines
 
 AIM = 0.95
 HOSTS = 101
-TURNS = 6
+TURNS = 4
 SECONDS = 2
 CONNECTIONS = 32
 

@@ -13,7 +13,7 @@ from benches.world import Bench, CloudUnderTest
 from shellwego.drivers.images.store import DirectoryImageStore
 
 AIM = 1.3
-TURNS = 5
+TURNS = 3
 EXAMPLES = {"flask": "Flask", "node": "Node"}
 BARE = {"gvisor": "runsc run", "runc": "runc run"}
 
