@@ -81,6 +81,7 @@ class FakeServer:
         self._path, self._domain = path, domain
         self.cloud = "cld_" + "a" * 20
         self.routes: list[Route] = []
+        self.gone: set[str] = set()
         self.generation = 0
         self.reports: list[EdgeReport] = []
         self._channels: set[Channel] = set()
@@ -106,7 +107,14 @@ class FakeServer:
             lambda: any(report.generation == generation for report in self.reports), f"generation {generation} in force"
         )
 
+    def lose_database(self) -> None:
+        """It knows nothing any more of what it asked for."""
+        self.routes, self.gone = [], set()
+
     def ask(self, *routes: Route) -> None:
+        """Serve these, and no more of those that were asked for before."""
+        named = {route.app for route in routes}
+        self.gone = (self.gone | {route.app for route in self.routes}) - named
         self.routes = list(routes)
         self.generation += 1
         self.reports.clear()
@@ -117,7 +125,9 @@ class FakeServer:
 
     async def _push(self, channel: Channel) -> None:
         with contextlib.suppress(ChannelClosed):
-            await channel.send(Routes(generation=self.generation, domain=self._domain, routes=self.routes))
+            await channel.send(
+                Routes(generation=self.generation, domain=self._domain, routes=self.routes, gone=sorted(self.gone))
+            )
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         channel = Channel(reader, writer)

@@ -301,6 +301,30 @@ async def test_a_server_of_another_cloud_does_not_empty_the_proxy(serving: World
     assert (await world.get(HOST)).status == 200
 
 
+async def test_a_server_that_forgot_an_app_does_not_take_it_off_the_net(serving: World) -> None:
+    """Its database was restored from before the app, or lost: nothing goes unless it is named."""
+    world = serving
+    shop = world.server.routes[0]
+    world.server.lose_database()
+    other = world.route("other", *shop.servers)
+    await world.server.serve(other)
+    assert (await world.get(HOST)).status == 200
+    assert any("'shop'" in problem for problem in world.server.reports[-1].problems)
+    await world.kill_edge()
+    await world.start_edge()
+    await until(lambda: world.server.reports, "the edge is back")
+    assert (await world.get(HOST)).status == 200, "also after a restart of the edge"
+
+    newcomer = type(shop)(app="app_new", app_name="shop", organisation="o", hosts=shop.hosts, servers=[])
+    await world.server.serve(other, newcomer)
+    assert (await world.get(HOST)).status == 200, "a new app of its name isn't ready yet"
+    ready = type(shop)(app="app_new", app_name="shop", organisation="o", hosts=shop.hosts, servers=shop.servers[:1])
+    await world.server.serve(other, ready)
+    assert world.server.reports[-1].problems == []
+    await world.server.serve(other)
+    assert (await world.get(HOST)).status == 404
+
+
 # --- what is passed on --------------------------------------------------------------------------------------------
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from shellwego.control.controllers.deployments import DeploymentsController
-from shellwego.control.controllers.routes import route_of
+from shellwego.control.controllers.routes import UNSURE_SECONDS, RoutesController, route_of
 from shellwego.control.links.agents import AgentLinks
+from shellwego.control.links.edges import EdgeLinks
 from shellwego.control.links.streams import Streams
 from shellwego.control.services import apps, deployments
 from shellwego.control.services.callers import Caller
@@ -31,7 +32,7 @@ from shellwego.core.instances import InstanceGoal, InstanceState
 from shellwego.drivers.kms.fake import FakeKms
 from shellwego.kit.clock import utc_now
 from shellwego.protocol import public
-from shellwego.protocol.messages import InstanceReport, Report
+from shellwego.protocol.messages import InstanceReport, Report, Routes
 
 NODE = NodeId("nod_aaaaaaaaaaaaaaaaaaaa")
 ORGANISATION = OrganisationId("org_aaaaaaaaaaaaaaaaaaaa")
@@ -299,3 +300,81 @@ async def test_old_releases_let_go_of_their_images(world: World) -> None:
         releases = work.for_the_cloud().releases
         assert await releases.images_to_keep(newest=2) == {digests[3], digests[4]}
         assert await releases.images() == set(digests)
+
+
+class Published(EdgeLinks):
+    """What edges are told."""
+
+    async def publish(self, routes: Routes) -> None:
+        self.last = routes
+
+    @property
+    def servers(self) -> dict[str, list[str]]:
+        return {route.app_name: [server.instance for server in route.servers] for route in self.last.routes}
+
+
+async def test_an_app_is_not_named_to_edges_before_its_node_has_spoken(world: World) -> None:
+    """After a restore, what the database calls healthy is gone, and its address is somebody else's now."""
+    await world.deploy("blog", replicas={"web": 2})
+    await world.settle()
+    first, second = await world.instances()
+    edges = Published(world.store, cloud="c")
+    routes = RoutesController(world.store, edges, domain="example.org", epoch=2)
+    world.links._on_heard = routes.heard
+    await routes.once()
+    assert edges.servers == {}, "the edge goes on as before"
+    await world.report((first, InstanceState.PENDING))
+    await routes.once()
+    await world.report((first, InstanceState.PENDING), (second, InstanceState.STARTING))
+    await routes.once()
+    assert edges.servers == {}, "they begin anew; until one can serve, what is served now is better"
+    await world.report((first, InstanceState.HEALTHY), (second, InstanceState.STARTING))
+    await routes.once()
+    assert edges.servers == {"blog": [first.id]}
+    await world.report((first, InstanceState.BACKOFF), (second, InstanceState.STARTING))
+    await routes.once()
+    assert edges.servers == {"blog": []}, "from now on the nodes are believed"
+
+
+async def test_a_node_that_stays_silent_does_not_hold_an_app_back_for_ever(world: World) -> None:
+    await world.deploy("blog")
+    await world.settle()
+    [instance] = await world.instances()
+    edges = Published(world.store, cloud="c")
+    routes = RoutesController(world.store, edges, domain="example.org", epoch=2)
+    await routes.once()
+    assert edges.servers == {}
+    world.forward(seconds=UNSURE_SECONDS + 1)
+    await routes.once()
+    assert edges.servers == {"blog": [instance.id]}
+
+
+async def test_an_app_that_is_new_or_fails_is_named_at_once(world: World) -> None:
+    edges = Published(world.store, cloud="c")
+    await world.deploy("blog")
+    await world.rounds()
+    [instance] = await world.instances()
+    routes = RoutesController(world.store, edges, domain="example.org", epoch=2)
+    world.links._on_heard = routes.heard
+    await routes.once()
+    async with world.store.writing() as work:
+        await apps.create_app(work, CALLER, "shop")
+    await world.report((instance, InstanceState.BACKOFF))
+    await routes.once()
+    assert edges.servers == {"blog": [], "shop": []}
+
+
+async def test_a_deleted_app_is_named_gone_to_the_edges(world: World) -> None:
+    """What isn't named goes on being served."""
+    edges = Published(world.store, cloud="c")
+    routes = RoutesController(world.store, edges, domain="example.org", epoch=2)
+    async with world.store.writing() as work:
+        app = await apps.delete(work, CALLER, "blog")
+    await routes.once()
+    assert edges.last.gone == [app.id]
+    await world.settle()
+    await routes.once()
+    assert edges.last.gone == [app.id]
+    world.forward(days=8)
+    await routes.once()
+    assert edges.last.gone == []

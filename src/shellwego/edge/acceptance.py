@@ -8,7 +8,7 @@ Pure; a route that is the same as last time is not looked at twice, since a chan
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -49,7 +49,7 @@ def accept_routes(
     for raw in asked:
         app = raw.app
         if app in accepted:
-            problems.append(f"route of {_shown(raw)} refused: it is there twice")
+            problems.append(f"route of {shown(raw)} refused: it is there twice")
             continue
         entry = previous.get(app)
         if entry is None or entry.raw != raw:
@@ -57,7 +57,7 @@ def accept_routes(
                 entry = Accepted(raw, _check(raw))
                 changed.append(app)
             except ValueError as error:
-                problems.append(f"route of {_shown(raw)} refused: {error}")
+                problems.append(f"route of {shown(raw)} refused: {error}")
                 if entry is None:
                     continue
         accepted[app] = entry
@@ -68,7 +68,7 @@ def accept_routes(
     holder = {host: app for app, entry in accepted.items() if app not in moving for host in entry.route.hosts}
     for host in reserved:
         if (app := holder.get(host, "")) in accepted:
-            problems.append(f"route of {_shown(accepted.pop(app).raw)} refused: {host} belongs to {_OURS}")
+            problems.append(f"route of {shown(accepted.pop(app).raw)} refused: {host} belongs to {_OURS}")
         holder[host] = _OURS
     for app in changed:
         if (before := previous.get(app)) is not None:
@@ -79,8 +79,25 @@ def accept_routes(
         taken = next((host for host in accepted[app].route.hosts if holder.setdefault(host, app) != app), None)
         if taken is not None:
             refused = accepted.pop(app)
-            problems.append(f"route of {_shown(refused.raw)} refused: {taken} belongs to {holder[taken]}")
+            problems.append(f"route of {shown(refused.raw)} refused: {taken} belongs to {holder[taken]}")
     return accepted, problems
+
+
+def kept_routes(asked: Sequence[Route], gone: Collection[str], previous: Mapping[str, Accepted]) -> list[Route]:
+    """
+    Routes that nobody asks for any more and nobody called gone: their apps go on being served. One makes way when
+    another app is ready to serve one of its host names.
+    """
+    named = {raw.app for raw in asked}.union(gone)
+    left = [entry for app, entry in previous.items() if app not in named]
+    if not left:
+        return []
+    ready = {host.lower().rstrip(".") for raw in asked if raw.servers for host in raw.hosts}
+    return [entry.raw for entry in left if ready.isdisjoint(entry.route.hosts)]
+
+
+def shown(raw: Route) -> str:
+    return f"{raw.app_name[:80]!r} ({raw.app[:80]!r})"
 
 
 def _check(raw: Route) -> AppRoute:
@@ -112,7 +129,3 @@ def _target(server: RouteServer) -> Target:
     if not 1 <= server.port <= 65535:
         raise ValueError(f"{server.port} is not a port")
     return Target(server.instance, str(address), server.port)
-
-
-def _shown(raw: Route) -> str:
-    return f"{raw.app_name[:80]!r} ({raw.app[:80]!r})"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -29,7 +29,9 @@ REPORT_SECONDS = 10.0
 
 
 class Want(Protocol):
-    def __call__(self, generation: int, domain: str, routes: Sequence[Route], *, cloud: str) -> None: ...
+    def __call__(
+        self, generation: int, domain: str, routes: Sequence[Route], *, gone: Collection[str], cloud: str
+    ) -> None: ...
 
 
 class RefusedByServer(Exception):
@@ -102,7 +104,7 @@ class ServerLink:
                     await reach(RECEIVED)
                     self._asked = routes.generation
                     self._latest = None  # A report on other routes may bear the same number: servers count anew.
-                    self._want(routes.generation, routes.domain, routes.routes, cloud=cloud)
+                    self._want(routes.generation, routes.domain, routes.routes, gone=routes.gone, cloud=cloud)
                 case _:
                     pass  # An older generation, or a message of a newer server that we need not know.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from shellwego.core.errors import Conflict
-from shellwego.edge.acceptance import Accepted, accept_routes
+from shellwego.edge.acceptance import Accepted, accept_routes, kept_routes, shown
 from shellwego.edge.apply import apply_plan
 from shellwego.edge.config import ProxyPaths, ProxySettings, render_config, render_maps, render_pages, shape_of
 from shellwego.edge.haproxy import ConfigRefused, HAProxy
@@ -115,13 +115,19 @@ class EdgeReconciler:
             self._hosts = hosts
         return self._hosts
 
-    def want(self, generation: int, domain: str, routes: Sequence[Route], *, cloud: str) -> None:
-        """Take over what should be served, whole. The next round brings it about and reports it."""
+    def want(
+        self, generation: int, domain: str, routes: Sequence[Route], *, gone: Collection[str] = (), cloud: str
+    ) -> None:
+        """
+        Take over what should be served; of `gone` apps nothing more. The next round brings it about and reports it.
+        """
         self._saved = SavedRoutes(cloud=cloud, domain=domain, generation=generation)
-        self._accepted, self._refused = accept_routes(routes, self._accepted, reserved=self._fixed_hosts())
+        kept = kept_routes(routes, gone, self._accepted)
+        self._accepted, self._refused = accept_routes([*routes, *kept], self._accepted, reserved=self._fixed_hosts())
         self._is_saved = False
         for problem in self._refused:
             log.warning("edge.route_refused", problem=problem)
+        self._refused += [f"{shown(raw)} is unknown to the server and goes on being served" for raw in kept]
         self._wake.set()
 
     async def round(self) -> RoutePlan:

@@ -70,8 +70,14 @@ async def run_server(cloud: Cloud) -> None:
     wakes = {name: asyncio.Event() for name in ("deployments", "assignments", "routes", "builds", "outbox")}
     bus = MemoryBus()
     streams = Streams(new_stream_id=lambda: secrets.token_urlsafe(18))
-    agents = AgentLinks(store, streams, cloud=cloud.identity.cloud, on_connect=lambda node: assignments.forget(node))
-    edges = EdgeLinks(store)
+    agents = AgentLinks(
+        store,
+        streams,
+        cloud=cloud.identity.cloud,
+        on_connect=lambda node: assignments.forget(node),
+        on_heard=lambda instances: routes.heard(instances),
+    )
+    edges = EdgeLinks(store, cloud=cloud.identity.cloud)
     assignments = AssignmentsController(
         store,
         agents,

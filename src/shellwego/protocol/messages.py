@@ -242,11 +242,17 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Routes(Message, frozen=True, kw_only=True):
-    """All that the proxy must serve, whole. Generations only grow within one `epoch` (a server's start)."""
+    """
+    All that the proxy must serve, each route whole. Generations only grow within one `epoch` (a server's start).
+
+    What neither `routes` nor `gone` (ids of apps) names goes on being served as before: a server whose database was
+    restored, or lost, knows nothing of some apps, and that must not take them off the net.
+    """
 
     generation: int
     domain: str
     routes: list[Route]
+    gone: list[str] = []
 
 
 class EdgeReport(Message, frozen=True, kw_only=True):

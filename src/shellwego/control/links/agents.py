@@ -8,7 +8,7 @@ the only writer of what its instances do. What leaves (assignments, requests for
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import structlog
@@ -43,10 +43,22 @@ MAXIMUM_LINES, MAXIMUM_LINE = 50, 2000
 
 
 class AgentLinks:
-    """The agents that are connected now. `on_connect` wakes whoever sends assignments."""
+    """
+    The agents that are connected now. `on_connect` wakes whoever sends assignments; `on_heard` is told of instances
+    whose state is known from now on.
+    """
 
-    def __init__(self, store: Store, streams: Streams, *, cloud: str, on_connect: Callable[[NodeId], None]) -> None:
-        self._store, self._streams, self._cloud, self._on_connect = store, streams, cloud, on_connect
+    def __init__(
+        self,
+        store: Store,
+        streams: Streams,
+        *,
+        cloud: str,
+        on_connect: Callable[[NodeId], None],
+        on_heard: Callable[[Collection[InstanceId]], None] = lambda _: None,
+    ) -> None:
+        self._store, self._streams, self._cloud = store, streams, cloud
+        self._on_connect, self._on_heard = on_connect, on_heard
         self._links: dict[NodeId, Channel] = {}
         self._seen: dict[NodeId, int] = {}
 
@@ -129,17 +141,24 @@ class AgentLinks:
     async def _write(self, node: NodeId, report: Report) -> None:
         async with self._store.writing() as work:
             known = {i.id: i for i in await work.for_the_cloud().instances.on_node(node)}
+            heard = []
             for seen in report.instances:
                 instance = known.get(InstanceId(seen.id))
                 if instance is not None and report.generation >= instance.generation:
                     await _observe(work, instance, seen, report.generation)
+                    heard.append(instance.id)
             unclaimed = tuple(sorted(set(report.unclaimed) - set(known)))
             await work.nodes.update(node, last_seen_at=work.now, unclaimed=unclaimed)
+        self._on_heard(heard)
 
 
 async def _observe(work: UnitOfWork, before: InstanceRecord, seen: InstanceReport, generation: int) -> None:
     """Write one instance's report; an event only when its state changed."""
     state = InstanceState(seen.state)
+    if state is InstanceState.PENDING and before.state not in {InstanceState.PENDING, InstanceState.LOST}:
+        # We know it from a database that is older than the node, or the node lost its disk: it begins anew, and nothing
+        # that was known of it holds.
+        state = InstanceState.STARTING
     changes: dict[str, Any] = {
         "reason": seen.reason[:1000],
         "restarts": seen.restarts,

@@ -15,9 +15,10 @@ from shellwego.control.store.unit_of_work import Store
 from shellwego.core.errors import ShellWeGoError
 from shellwego.core.ids import InstanceId
 from shellwego.core.instances import InstanceGoal
+from shellwego.core.nodes import HEARTBEAT_SECONDS
 from shellwego.kit.faults import fault_point, reach
 from shellwego.protocol.channel import Channel
-from shellwego.protocol.messages import EdgeHello, EdgeReport, Routes
+from shellwego.protocol.messages import EdgeHello, EdgeReport, Routes, Welcome
 
 log = structlog.get_logger()
 
@@ -25,10 +26,10 @@ _DRAINED_WRITTEN = fault_point("server.edges.drained_written")
 
 
 class EdgeLinks:
-    """The edges that are connected now."""
+    """The edges that are connected now. `cloud` is told to each: it serves one cloud's routes and no other's."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, *, cloud: str) -> None:
+        self._store, self._cloud = store, cloud
         self._routes: Routes | None = None
         self._changed = asyncio.Condition()
         self._reports: dict[str, EdgeReport | None] = {}
@@ -47,6 +48,7 @@ class EdgeLinks:
     async def serve(self, channel: Channel, hello: EdgeHello) -> None:
         """One edge's conversation, to its end."""
         log.info("edge.connected", edge=hello.edge, version=hello.version)
+        await channel.send(Welcome(cloud=self._cloud, heartbeat_seconds=HEARTBEAT_SECONDS))
         self._reports[hello.edge] = None
         try:
             async with asyncio.TaskGroup() as tasks:

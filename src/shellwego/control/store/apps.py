@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Collection, Mapping
 
 import sqlalchemy as sa
@@ -74,6 +75,12 @@ class AppRepository(Repository[AppRecord]):
     async def all(self) -> list[AppRecord]:
         """Every living app, those that are being deleted too."""
         return await self._all(self._select().order_by(_apps.c.name))
+
+    async def gone(self, *, since: dt.datetime) -> list[AppId]:
+        """Those that are being deleted, or were since then."""
+        deleted = sa.or_(_apps.c.deleted_at.is_(None), _apps.c.deleted_at >= since)
+        statement = sa.select(_apps.c.id).where(self._mine(), _apps.c.deleting_at.is_not(None), deleted)
+        return [row.id for row in await self._execute(statement.order_by(_apps.c.id))]
 
     async def replicas(self, app: AppId) -> dict[str, int]:
         """How many instances of each process type there should be when the app runs."""
