@@ -12,6 +12,7 @@ import contextlib
 import importlib
 import itertools
 import pkgutil
+import random
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,12 +22,13 @@ from typing import Any, TypeVar
 import shellwego
 from shellwego.client import Cloud, Refused, TokenCredential, connect
 from shellwego.core.deployments import DeploymentState
+from shellwego.core.health import CheckKind
 from shellwego.core.instances import InstanceState
 from shellwego.kit.faults import declared_points
 from shellwego.kit.load import Load, Target, constant_load
-from shellwego.protocol.public import Deployment, DeploymentCreate, Instance, ResourceAmounts
+from shellwego.protocol.public import Deployment, DeploymentCreate, Health, Instance, ResourceAmounts
 from tests.e2e.cloud import RunningCloud, eventually, instance_in
-from tests.images import busybox_layout
+from tests.images import LAYER_TAR, Layer, busybox_layout, digest_of, tar_of, write_layout
 from tests.leaks import inventory
 from tests.registry import Registry
 
@@ -34,7 +36,7 @@ T = TypeVar("T")
 
 STORIES = {
     "agent.": "deploy",
-    "agent.end.": "crash",
+    "agent.end.": "illness",
     "agent.remove.": "deploy",
     "edge.": "deploy",
     "edge.apply.claim": "another app",
@@ -126,7 +128,7 @@ class Api:
         url = f"http://127.0.0.1:{running.api_port}"
         entering = self._stack.enter_async_context(connect(url, token, patience_seconds=patience_seconds))
         self.cloud: Cloud = self._runner.run(entering)
-        self(lambda cloud: _listed(cloud.nodes.list()))  # From now on a refused connection is a cloud that restarts.
+        self(lambda cloud: listed(cloud.nodes.list()))  # From now on a refused connection is a cloud that restarts.
 
     def __call__(self, act: Callable[[Cloud], Coroutine[Any, Any, T]]) -> T:
         return self._runner.run(act(self.cloud))
@@ -136,7 +138,7 @@ class Api:
         self._runner.close()
 
     def instances(self, app: str | None = None) -> list[Instance]:
-        return self(lambda cloud: _listed(cloud.instances.list(app)))
+        return self(lambda cloud: listed(cloud.instances.list(app)))
 
     def deployment(self, app: str, id: str) -> Deployment:
         return self(lambda cloud: cloud.deployments.get(app, id))
@@ -168,7 +170,7 @@ class Api:
         eventually(f"{app} is gone", lambda: self(lambda cloud: cloud.apps.find(app)) is None)
 
 
-async def _listed(items: AsyncIterator[T]) -> list[T]:
+async def listed(items: AsyncIterator[T]) -> list[T]:
     return [item async for item in items]
 
 
@@ -187,10 +189,22 @@ class Www:
         layout = busybox_layout(self.directory / f"layout{number}", cmd=serve, files={"/srv/index.html": page})
         return self.registry.push(layout, f"{name}:{number}")
 
+    def push_bytes(self, size: int) -> str:
+        """The reference of an image that takes so much room."""
+        number = next(self._numbers)
+        tar = tar_of({"bin/noise": random.Random(number).randbytes(size)})
+        layout = write_layout(
+            self.directory / f"layout{number}", [Layer(LAYER_TAR, tar, digest_of(tar))], cmd=("/bin/noise",)
+        )
+        return self.registry.push(layout, f"noise:{number}")
+
 
 def small(image: str | None = None, **more: Any) -> DeploymentCreate:
-    """A deployment of one of those: little memory, and no wait for a httpd that hears no signal as PID 1."""
-    resources = ResourceAmounts(memory_mib=64, cpu_millis=500, pids=64, disk_mib=64)
+    """
+    A deployment of one of those: memory for minutes of load under gVisor (64 MiB are not enough), and no long wait for
+    a httpd that hears no signal as PID 1.
+    """
+    resources = ResourceAmounts(memory_mib=128, cpu_millis=500, pids=64, disk_mib=64)
     return DeploymentCreate(image=image, resources=resources, grace_seconds=1.0, **more)
 
 
@@ -228,7 +242,7 @@ class Stage:
         {
             "deploy": self.deploy,
             "another app": self.another_app,
-            "crash": self.crash,
+            "illness": self.illness,
             "build": self.build,
         }[story]()
 
@@ -259,15 +273,14 @@ class Stage:
         eventually("its name leads nowhere", lambda: self.cloud.get(name).status == 404)
         self.settled()
 
-    def crash(self) -> None:
-        """A program that ends by itself is started again."""
-        name = f"crash-{uuid.uuid4().hex[:6]}"
-        serve = "(sleep 2; kill -9 -1) & exec httpd -f -p 8080 -h /srv"
-        layout = busybox_layout(
-            self.www.directory / name, cmd=("sh", "-c", serve), files={"/srv/index.html": "here"}, user="65534"
-        )
+    def illness(self) -> None:
+        """A program that runs and doesn't answer any more is ended and started again."""
+        name = f"ill-{uuid.uuid4().hex[:6]}"
+        serve = "httpd -f -p 8080 -h /srv & sleep 2; kill $!; sleep 1000"
+        layout = busybox_layout(self.www.directory / name, cmd=("sh", "-c", serve), files={"/srv/index.html": "here"})
+        check = Health(kind=CheckKind.TCP, interval_seconds=0.5, timeout_seconds=2, start_period_seconds=30, retries=1)
         self.api.create(name)
-        self.api.deploy(name, small(self.www.registry.push(layout, f"{name}:1")))
+        self.api.deploy(name, small(self.www.registry.push(layout, f"{name}:1"), health=check))
         eventually("it was started again", lambda: any(i.restarts >= 1 for i in self.api.instances(name)))
         self.api.delete(name)
         self.settled()
@@ -288,15 +301,18 @@ class Stage:
 
     def settled(self) -> list[Instance]:
         """Three healthy instances of the busy app, and nothing on the machine that belongs to no instance."""
+        found = self.wait_for_three()
+        eventually("nothing is left of others", lambda: self.orphans() == [] or self._complain(self.orphans()))
+        assert self.cloud.get(self.app).body == self.page
+        return found
 
+    def wait_for_three(self) -> list[Instance]:
         def three() -> list[Instance] | None:
             seen = self.api.instances(self.app)
             good = len(seen) == 3 and all(i.state is InstanceState.HEALTHY for i in seen)
             return seen if good else None
 
         found: list[Instance] = eventually("three healthy instances", three)
-        eventually("nothing is left of others", lambda: self.orphans() == [] or self._complain(self.orphans()))
-        assert self.cloud.get(self.app).body == self.page
         return found
 
     def orphans(self) -> list[str]:

@@ -75,7 +75,7 @@ def test_killed_at_every_step_of_its_first_start(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("together", [False, True], ids=["alone", "together"])
-@pytest.mark.parametrize("story", ["deploy", "another app", "crash", "build"])
+@pytest.mark.parametrize("story", ["deploy", "another app", "illness", "build"])
 def test_killed_at_every_step(stage: Stage, story: str, together: bool) -> None:
     """No request fails, the story comes to its right end, nothing is left behind."""
     points = points_of(story)
