@@ -57,7 +57,7 @@ e2e: setup-tests ## A real cloud: deploy, scale, crash, roll back
 
 test: setup-tests ## Every test
 	$(root_why)
-	$(SUDO) $(PYTEST) -n 2 --dist loadfile $(ARGS)
+	$(SUDO) $(PYTEST) -n 2 --dist loadfile --reruns 1 $(ARGS)
 
 demo: setup ## Show it all in a cloud of its own, and leave nothing behind
 	$(root_why)

@@ -48,11 +48,16 @@ class RoutesController:
     async def once(self) -> None:
         async with self._store.reading() as work:
             cloud = work.for_the_cloud()
-            apps = [app for app in await cloud.apps.all() if app.deleting_at is None]
             instances: dict[AppId, list[InstanceRecord]] = {}
             for instance in await cloud.instances.living():
                 if instance.process == WEB:
                     instances.setdefault(instance.app, []).append(instance)
+            # An app that is being deleted is named until its last instance has drained: only the edge can tell when.
+            apps = [
+                app
+                for app in await cloud.apps.all()
+                if app.deleting_at is None or any(i.goal is InstanceGoal.DRAIN for i in instances.get(app.id, ()))
+            ]
             releases = await cloud.releases.some({a.current_release for a in apps})
             gone = await cloud.apps.gone(since=work.now - GONE)
         self._become_sure(instances, work.now)
@@ -121,7 +126,7 @@ def _servers(instances: Iterable[InstanceRecord]) -> list[RouteServer]:
 
 def _status(app: AppRecord, instances: Sequence[InstanceRecord]) -> str:
     """Which page the edge shows when no instance can serve."""
-    if app.stopped:
+    if app.stopped or app.deleting_at is not None:
         return "stopped"
     wanted = [i for i in instances if i.goal is InstanceGoal.RUN]
     if not wanted:
