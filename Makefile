@@ -18,7 +18,7 @@ endef
 
 COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-header --no-emit-index-url
 
-.PHONY: help setup setup-tests check format unit contract integration e2e test demo up doctor bench lock clean uninstall
+.PHONY: help setup setup-tests check format unit contract integration e2e test survive demo up doctor bench lock clean uninstall
 
 help: ## List these targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)$$/\1\t\2/p' $(MAKEFILE_LIST) \
@@ -55,9 +55,13 @@ e2e: setup-tests ## A real cloud: deploy, scale, crash, roll back
 	$(root_why)
 	$(SUDO) $(PYTEST) tests/e2e $(ARGS)
 
-test: setup-tests ## Every test
+test: setup-tests ## Every test but the long ones
 	$(root_why)
-	$(SUDO) $(PYTEST) -n 2 --dist loadfile --reruns 1 $(ARGS)
+	$(SUDO) $(PYTEST) -n 2 --dist loadfile --reruns 1 -m "not long" $(ARGS)
+
+survive: setup-tests ## The long tests: killed at every step, attacked from inside builds
+	$(root_why)
+	$(SUDO) $(PYTEST) -m long tests/e2e $(ARGS)
 
 demo: setup ## Show it all in a cloud of its own, and leave nothing behind
 	$(root_why)

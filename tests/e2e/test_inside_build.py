@@ -20,7 +20,7 @@ from tests.e2e.inside import SOURCE, Ears, Findings, call_api, data_plane, host_
 from tests.images import busybox_layout
 from tests.registry import running_registry
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.root, pytest.mark.timeout(600), pytest.mark.long]
 
 MIB = 1 << 20
 BUILD_SECONDS, DISK_MIB, CACHE_MIB = 60, 300, 100
