@@ -23,7 +23,7 @@ import httpx
 import structlog
 import typer
 
-from shellwego.core.errors import Conflict, EngineMissing, ShellWeGoError
+from shellwego.core.errors import Conflict, ShellWeGoError
 from shellwego.core.quantities import parse_size_mib
 from shellwego.observability.logs import set_up_logging
 from shellwego.processes.authorities import ensure_authorities
@@ -319,6 +319,6 @@ def _load(data_dir: Path) -> Cloud:
 def _told() -> Iterator[None]:
     try:
         yield
-    except (ShellWeGoError, EngineMissing) as error:
+    except ShellWeGoError as error:
         typer.echo(f"shellwego: {error}", err=True)
         raise typer.Exit(1) from None
