@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import NoReturn
 
 from benches import results, world
@@ -33,27 +34,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     need_root("Sandboxes and network namespaces")
     signal.signal(signal.SIGTERM, _interrupt)
     chosen = [name for name in FIGURES if not given.only or name in given.only]
-    about = results.surroundings(" ".join(("python -m benches", *(arguments or sys.argv[1:]))))
-    about += f" gVisor {GVISOR.pinned}, BuildKit {BUILDKIT.pinned}, {results.versions(_programs())}."
+    about = results.surroundings()
+    about += f", gVisor {GVISOR.pinned}, BuildKit {BUILDKIT.pinned}, {results.versions(_programs())}."
     rows: list[results.Row] = []
+    notes: list[str] = []
     failed = []
     with ExitStack() as stack:
         bench = world.begin(stack, quick=given.quick)
         for name in chosen:
             print(f"{name}:", flush=True)
-            began = time.monotonic()
+            began, measured = time.monotonic(), results.moment()
             with ExitStack() as own:
                 bench.own = own
                 try:
-                    rows += importlib.import_module(f"benches.{name}").run(bench)
+                    found = importlib.import_module(f"benches.{name}").run(bench)
+                    rows += [replace(row, measured=measured) for row in found]
                 except Exception:
                     failed.append(name)
                     traceback.print_exc()
             print(f"  {time.monotonic() - began:.0f} s", flush=True)
+            notes += [f"{name}: {note}" for note in bench.notes]
+            bench.notes.clear()
             if given.write:  # After each, so that a run that is broken off was not for nothing.
-                results.write(rows, about + "".join(f"\n\n{note}" for note in bench.notes))
-        about += "".join(f"\n\n{note}" for note in bench.notes)
-    print(f"\n{about}\n\n{results.table(rows)}")
+                results.write(rows, about, notes, figures=[f for f in chosen if f not in failed])
+    print("\n".join(("", about, *notes, "", results.table(rows))))
     return 1 if failed else 0
 
 

@@ -1,4 +1,7 @@
-"""How are figures told? One table for the terminal and for benches/README.md, with machine, versions and command."""
+"""
+How are figures told? One table for the terminal and for benches/README.md, with machine and versions. Each line says
+itself when, at which commit and under which load it was measured, so that one figure can be measured anew alone.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,13 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 README = Path(__file__).with_name("README.md")
 _BEGIN, _END = "<!-- results: written by `python -m benches --write` -->", "<!-- end of results -->"
-_HEADS = ("figure", "here", "beside", "ratio", "aim", "")
+_HEADS = ("figure", "here", "beside", "ratio", "aim", "", "measured")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +31,12 @@ class Row:
     ratio: str = "-"
     aim: str = "-"
     kept: bool | None = None
+    measured: str = ""
 
     @property
     def cells(self) -> tuple[str, ...]:
         mark = {None: "", True: "kept", False: "**missed**"}[self.kept]
-        return self.figure, self.here, self.beside, self.ratio, self.aim, mark
+        return self.figure, self.here, self.beside, self.ratio, self.aim, mark, self.measured
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -46,18 +50,21 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(text)
 
 
-def surroundings(command: str) -> str:
-    """Where, when and with what this was measured."""
+def surroundings() -> str:
+    """With what this was measured."""
     system = _first(r'PRETTY_NAME="(.*)"', Path("/etc/os-release").read_text())
     model = _first(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     memory = int(_first(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text()) or 0) / 1024**2
-    load = os.getloadavg()[0]
     return (
-        f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC, commit {_said('git', 'rev-parse', '--short', 'HEAD')}, "
-        f"`{command}`, load average {load:.1f} at the start. "
         f"{os.cpu_count()} cores ({model}), {memory:.0f} GiB, {system}, kernel {platform.release()}, "
-        f"Python {platform.python_version()}."
+        f"Python {platform.python_version()}"
     )
+
+
+def moment() -> str:
+    """When, at which commit, and how busy the machine was with other things before."""
+    commit = _said("git", "describe", "--always", "--dirty=+changes", "--exclude=*")
+    return f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M}, {commit}, load {os.getloadavg()[0]:.1f}"
 
 
 def versions(programs: dict[str, tuple[str, ...]]) -> str:
@@ -66,15 +73,22 @@ def versions(programs: dict[str, tuple[str, ...]]) -> str:
     return ", ".join(f"{name} {version}" for name, version in known.items() if version)
 
 
-def write(rows: Sequence[Row], about: str) -> None:
-    """Put the table between the marks of README.md. Figures that were not measured now keep their lines."""
+def write(rows: Sequence[Row], about: str, notes: Sequence[str] = (), *, figures: Collection[str] = ()) -> None:
+    """
+    Put the lines between the marks of README.md, each in the place that it had. Lines and notes that are not of
+    `figures`, which were measured now, stay. Cells aren't padded: two who measure different figures change different
+    lines.
+    """
     text = README.read_text()
     before, rest = text.split(_BEGIN)
     old, after = rest.split(_END)
-    new = {row.figure for row in rows}
-    kept = [line for line in _old_rows(old) if line.figure not in new]
-    partial = "\n\nLines of an earlier run were kept." if kept else ""
-    README.write_text(f"{before}{_BEGIN}\n{about}{partial}\n\n{table([*rows, *kept])}\n{_END}{after}")
+    new = {row.figure: row for row in rows}
+    lines = [new.pop(row.figure, row) for row in _old_rows(old)] + list(new.values())
+    kept = [line for line in old.splitlines() if line.startswith("- ") and line[2:].split(":")[0] not in figures]
+    below = "\n".join([*kept, *(f"- {note}" for note in notes)])
+    table = "\n".join(f"| {' | '.join(cells)} |" for cells in (_HEADS, *(row.cells for row in lines)))
+    table = table.replace("\n", "\n|" + "---|" * len(_HEADS) + "\n", 1)
+    README.write_text(f"{before}{_BEGIN}\n{about}\n\n{table}\n" + (f"\n{below}\n" if below else "") + f"{_END}{after}")
 
 
 def _old_rows(text: str) -> list[Row]:
@@ -82,8 +96,8 @@ def _old_rows(text: str) -> list[Row]:
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if line.startswith("| ") and len(cells) == len(_HEADS) and cells[0] != _HEADS[0]:
-            kept = {"kept": True, "**missed**": False}.get(cells[5])
-            found.append(Row(*cells[:5], kept))
+            kept = {"kept": True, "**missed**": False}.get(cells[5].partition(",")[0])
+            found.append(Row(*cells[:5], kept, cells[6]))
     return found
 
 
