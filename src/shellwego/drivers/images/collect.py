@@ -150,6 +150,8 @@ class Collector:
         for blob in record.needs.blobs - others.blobs:
             self.discard(self._blobs.path(blob))
             self._drop_partial(blob)
+        for chain in record.needs.chains - others.chains:
+            self.discard(self._rootfs / chain)
 
     def _drop_partial(self, digest: str) -> None:
         with self._unlocked(self._blobs.lock_path(digest)) as is_free:

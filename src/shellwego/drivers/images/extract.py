@@ -10,7 +10,7 @@ The rules (docs: OCI image-spec, layer.md), with the choices a container runtime
   `no_new_privs` makes setuid inert. Extended attributes are dropped: `security.capability` would be setuid by
   another name, and `trusted.overlay.*` would steer the overlay mounted on top.
 * Nothing is ever opened for writing that exists: a file is unlinked and made anew, so a hard link can't be
-  written through. Of two entries with one name the last wins.
+  written through, be it the layer's own or to another tree (`link_tree`). Of two entries with one name the last wins.
 * A whiteout hides what lower layers brought, never what its own layer brings, whatever the order (layer.md).
 """
 
@@ -49,14 +49,48 @@ class Extractor:
         self._parents: OrderedDict[Parts, int] = OrderedDict()
         self._parents_changed = False
         self._late: dict[Parts, Entry] = {}
+        self._has_lower = False
         self._fresh: set[Parts] | None = None
         self.entries = 0
         self.bytes = 0
 
-    def apply(self, archive: Archive, *, is_first: bool) -> None:
+    def link_tree(self, tree: int) -> None:
+        """
+        Begin with what an extractor made of lower layers, in the directory behind `tree`: its files get one more
+        name each, its directories are made anew. Raises Refused for one past the limits, OSError.
+        """
+        self._has_lower = True
+        self._link_directory(tree, self._root, seen=set())
+
+    def _link_directory(self, source: int, target: int, seen: set[int]) -> None:
+        with os.scandir(source) as entries:
+            for entry in entries:
+                self._count()
+                if entry.is_dir(follow_symlinks=False):
+                    os.mkdir(entry.name, 0o700, dir_fd=target)
+                    inside = os.open(entry.name, _DIRECTORY, dir_fd=source)
+                    copy = os.open(entry.name, _DIRECTORY, dir_fd=target)
+                    try:
+                        self._link_directory(inside, copy, seen)
+                    finally:
+                        os.close(inside)
+                        os.close(copy)
+                    continue
+                os.link(entry.name, entry.name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+                if entry.inode() not in seen:
+                    seen.add(entry.inode())
+                    self.bytes += entry.stat(follow_symlinks=False).st_size
+        found = os.fstat(source)
+        if self._keep_owners:
+            os.fchown(target, found.st_uid, found.st_gid)
+        os.fchmod(target, stat.S_IMODE(found.st_mode))
+        os.utime(target, ns=(found.st_mtime_ns, found.st_mtime_ns))
+
+    def apply(self, archive: Archive) -> None:
         """Apply one layer. Raises Refused, after which the directory is good for nothing; or OSError."""
         # What this layer brought so far; the first layer has nothing below that a whiteout could hide.
-        self._fresh = None if is_first else set()
+        self._fresh = set() if self._has_lower else None
+        self._has_lower = True
         self._late = {}
         try:
             for entry in archive:

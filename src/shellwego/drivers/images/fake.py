@@ -20,7 +20,7 @@ from shellwego.drivers.images.port import Credentials, PullProgress, Resolved, S
 from shellwego.drivers.images.records import Image
 from shellwego.drivers.images.reference import Reference, parse_reference
 from shellwego.drivers.images.streams import Refused
-from shellwego.drivers.images.unpacker import Damaged, PackedLayer, unpack_here
+from shellwego.drivers.images.unpacker import Damaged, PackedLayer, new_extractor, unpack_here
 
 
 class FakeImageStore:
@@ -140,7 +140,7 @@ class FakeImageStore:
         blobs = [os.open(layer.blob, os.O_RDONLY | os.O_CLOEXEC) for layer in layers]
         root = os.open(rootfs, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            unpack_here(layers, root, self._limits, blobs)
+            unpack_here(new_extractor(root, self._limits), layers, self._limits, blobs)
         finally:
             os.close(root)
 

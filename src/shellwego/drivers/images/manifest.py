@@ -118,6 +118,11 @@ class Config:
         """Hex of the OCI chain id of the top layer: it names the unpacked root file system."""
         return chain_id(self.diff_ids)
 
+    @property
+    def chains(self) -> tuple[str, ...]:
+        """The chain of the first n layers at place n, up to that of them all."""
+        return tuple(chain_id(self.diff_ids[:count]) for count in range(len(self.diff_ids) + 1))
+
 
 def digest_of(content: bytes) -> str:
     return "sha256:" + hashlib.sha256(content).hexdigest()

@@ -43,7 +43,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Digests of blobs, and chains (hex) of root file systems."""
+    """Digests of blobs, and chains (hex) of root file systems: an image's own, and those it may be made from."""
 
     blobs: frozenset[str] = frozenset()
     chains: frozenset[str] = frozenset()
@@ -56,7 +56,7 @@ def needs_of(image: Image) -> Needs:
     indexes = (f"sha256:{hashlib.sha256(index).hexdigest()}" for index in image.indexes)
     layers = (layer.digest for layer in image.manifest.layers)
     blobs = frozenset((image.digest, image.manifest.config.digest, *layers, *indexes))
-    return Needs(blobs, frozenset((image.config.chain,)))
+    return Needs(blobs, frozenset(image.config.chains))
 
 
 @dataclass(frozen=True, slots=True)

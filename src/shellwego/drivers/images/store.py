@@ -5,7 +5,7 @@ One directory, shared by server and agent, each with a store object of its own:
     blobs/sha256/HEX     manifests, configs, layers; the name appears when the content is whole and on disk
     partial/HEX          a blob on its way
     images/HEX.json      what is known of an image (records.py)      names/  pins/  beside it
-    rootfs/CHAIN         an unpacked image; the name appears when it is complete
+    rootfs/CHAIN         an unpacked image, or its lower layers (trees.py); the name appears when it is complete
     unsettled/CHAIN      it would not survive a power cut yet (settled.py)
     unpacking/CHAIN.x    one on its way           trash/  on its way out           locks/  who is at work
 
@@ -15,12 +15,8 @@ everyone but root: images hold setuid programs.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import os
-import secrets
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from shellwego.core.errors import DiskFull, ImageNotFound, ImageRefused, RegistryUnavailable
@@ -28,11 +24,9 @@ from shellwego.drivers.images import layout as layouts
 from shellwego.drivers.images.blobs import BlobStore, WrongContent
 from shellwego.drivers.images.collect import Collector
 from shellwego.drivers.images.distribution import RegistryClient
-from shellwego.drivers.images.extract import remove_tree
 from shellwego.drivers.images.limits import ImageLimits, Patience
 from shellwego.drivers.images.locks import locked
 from shellwego.drivers.images.manifest import (
-    LAYER_TYPES,
     Index,
     Platform,
     choose_platform,
@@ -45,17 +39,14 @@ from shellwego.drivers.images.pull import OnProgress, fetch_image, fetch_layers
 from shellwego.drivers.images.records import Image, Records
 from shellwego.drivers.images.reference import Reference, parse_reference
 from shellwego.drivers.images.settled import Unsettled
-from shellwego.drivers.images.streams import Refused
 from shellwego.drivers.images.threads import in_thread
-from shellwego.drivers.images.unpack import unpack
-from shellwego.drivers.images.unpacker import Damaged, PackedLayer
+from shellwego.drivers.images.trees import Trees
+from shellwego.drivers.images.unpacker import Damaged
 from shellwego.kit.faults import fault_point, reach
 
 IMAGE_RESOLVED = fault_point("images.pull.resolved")
 IMAGE_PINNED = fault_point("images.pull.pinned")
 LAYERS_FETCHED = fault_point("images.pull.fetched")
-ROOTFS_UNPACKED = fault_point("images.unpack.unpacked")
-ROOTFS_NAMED = fault_point("images.unpack.named")
 IMAGE_IMPORTED = fault_point("images.import.stored")
 IMAGE_NAMED = fault_point("images.import.named")
 
@@ -74,9 +65,6 @@ _DIRECTORIES = (
 _REPAIRS = 3
 _writing = threading.Lock()
 """Small files are replaced by way of a neighbour named after the process, so its threads must take turns."""
-
-_UNPACKERS = 2
-"""At once: a node that starts fifty apps has other work for its cores, too."""
 
 
 class DirectoryImageStore:
@@ -105,13 +93,13 @@ class DirectoryImageStore:
         self._platform = platform or host_platform()
         self._limits = limits or ImageLimits()
         self._patience = patience or Patience()
-        self._unpackers = asyncio.Semaphore(_UNPACKERS)
         self._blobs = BlobStore(directory)
         self._records = Records(directory)
         self._unsettled = Unsettled(directory)
         self._collector = Collector(
             directory, self._blobs, self._records, self._unsettled, self._limits, grace_seconds=grace_seconds
         )
+        self._trees = Trees(directory, self._blobs, self._unsettled, self._collector, self._limits)
         self._registries = RegistryClient(
             insecure_registries=insecure_registries,
             extra_ca=extra_ca,
@@ -250,16 +238,17 @@ class DirectoryImageStore:
         image = self._find_stored(digest)
         if image is None:
             return None
-        rootfs = self._rootfs(image)
-        if not self._is_usable(rootfs) or not self._records.touch(image.digest):
+        if not self._trees.is_usable(image) or not self._records.touch(image.digest):
             return None
-        return StoredImage(image.digest, rootfs, image.config.image)
+        return StoredImage(image.digest, self._trees.path(image), image.config.image)
 
-    def _is_usable(self, rootfs: Path) -> bool:
-        return rootfs.is_dir() and self._unsettled.is_trusted(rootfs.name)
-
-    def _rootfs(self, image: Image) -> Path:
-        return self._directory / "rootfs" / image.config.chain
+    def _others(self, image: Image) -> Iterator[Image]:
+        """Every other image here that can be read."""
+        for record in self._records.all():
+            if record.digest != image.digest:
+                found = self._find_stored(record.digest)
+                if found is not None:
+                    yield found
 
     def _keep_metadata(self, image: Image, source: Reference | None) -> None:
         with _writing:
@@ -291,14 +280,14 @@ class DirectoryImageStore:
         credentials: Credentials | None,
         on_progress: OnProgress,
     ) -> Path:
-        rootfs = self._rootfs(image)
+        rootfs = self._trees.path(image)
         for _ in range(_REPAIRS):
-            if self._is_usable(rootfs):
+            if self._trees.is_usable(image):
                 return rootfs
             await self._fetch_layers(reference, image, source, credentials, on_progress)
             await reach(LAYERS_FETCHED)
             try:
-                await self._unpack(reference, image)
+                await self._trees.ensure(reference, image, self._others(image))
             except Damaged:
                 await in_thread(self._blobs.discard_damaged, image.manifest.layers)
             else:
@@ -325,44 +314,6 @@ class DirectoryImageStore:
         async with self._registries.session(source, credentials) as session:
             await fetch_layers(session, reference, image, self._blobs, self._patience, on_progress)
 
-    async def _unpack(self, reference: str, image: Image) -> None:
-        final = self._rootfs(image)
-        layers = [
-            PackedLayer(str(self._blobs.path(layer.digest)), layer.digest, diff_id, LAYER_TYPES[layer.media_type])
-            for layer, diff_id in zip(image.manifest.layers, image.config.diff_ids, strict=True)
-        ]
-        lock = self._collector.rootfs_lock(final.name)
-        async with locked(lock) as held:
-            if self._is_usable(final):
-                return
-            self._collector.discard(final)  # From before a power cut, if it is there at all.
-            for leftover in (self._directory / "unpacking").glob(f"{final.name}.*"):
-                await in_thread(_remove, leftover)
-            new = self._directory / "unpacking" / f"{final.name}.{secrets.token_hex(4)}"
-            try:
-                await in_thread(self._unsettled.announce, final.name)
-                async with self._unpackers:
-                    await unpack(layers, new, self._limits, keep_open=(held,))
-                await reach(ROOTFS_UNPACKED)
-                new.rename(final)
-            except Refused as error:
-                raise ImageRefused(reference, str(error)) from error
-            finally:
-                if new.exists():
-                    await in_thread(_remove, new)
-                if not final.exists():
-                    self._unsettled.withdraw(final.name)
-        await reach(ROOTFS_NAMED)
-
 
 def _resolved(reference: str, image: Image) -> Resolved:
     return Resolved(reference, image.digest, image.config.image, image.size_bytes)
-
-
-def _remove(path: Path) -> None:
-    parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            remove_tree(parent, path.name)
-    finally:
-        os.close(parent)

@@ -18,9 +18,9 @@ from pathlib import Path
 from shellwego.core.errors import DiskFull
 from shellwego.drivers.images.limits import ImageLimits
 from shellwego.drivers.images.streams import Refused
-from shellwego.drivers.images.unpacker import Damaged, PackedLayer
+from shellwego.drivers.images.unpacker import CannotLink, Damaged, PackedLayer
 
-__all__ = ["Damaged", "PackedLayer", "UnpackerFailed", "unpack"]
+__all__ = ["CannotLink", "Damaged", "PackedLayer", "UnpackerFailed", "unpack"]
 
 _LONGEST_SECONDS = 3600.0
 _SOURCE_ROOT = Path(__file__).parents[3]
@@ -30,15 +30,29 @@ class UnpackerFailed(Exception):
     """The unpacker ended without an answer: a bug of ours, or somebody killed it."""
 
 
-async def unpack(layers: Sequence[PackedLayer], into: Path, limits: ImageLimits, *, keep_open: Sequence[int]) -> None:
+async def unpack(
+    layers: Sequence[PackedLayer],
+    into: Path,
+    limits: ImageLimits,
+    *,
+    base: Path | None = None,
+    keep_open: Sequence[int],
+) -> None:
     """
     Unpack `layers`, lowest first, into the new directory `into`; not synced (settled.py).
 
-    The descriptors `keep_open` (locks) stay open until the unpacker is gone, even if we are killed first.
-    Raises Refused, Damaged, DiskFull; then, and when cancelled, `into` is good for nothing and the caller removes it.
+    With `base`, they come on top of that tree, whose files get one more name each. The descriptors `keep_open` (locks)
+    stay open until the unpacker is gone, even if we are killed first.
+    Raises Refused, Damaged, DiskFull, CannotLink for files of the base; then, and when cancelled, `into` is good for
+    nothing and the caller removes it.
     """
-    job = {"parent": os.getpid(), "into": str(into), "layers": [asdict(layer) for layer in layers]}
-    job["limits"] = asdict(limits)
+    job = {
+        "parent": os.getpid(),
+        "into": str(into),
+        "base": None if base is None else str(base),
+        "layers": [asdict(layer) for layer in layers],
+        "limits": asdict(limits),
+    }
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", "-s", "-m", "shellwego.drivers.images.unpacker"),
         stdin=asyncio.subprocess.PIPE,
@@ -76,5 +90,7 @@ def _raise_answer(out: bytes, said: str, status: int | None) -> None:
             raise Damaged(answer["digest"])
         case "full":
             raise DiskFull("unpacking an image")
+        case "unlinkable":
+            raise CannotLink(answer["why"])
         case _:
             raise UnpackerFailed(f"the unpacker failed: {answer['why']}")

@@ -1,7 +1,7 @@
 """What does the process that unpacks layers do? Started by unpack.py, with a job as JSON on its standard input.
 
-It confines itself (confine.py), unpacks every layer into one new directory, checks blob and tar digests on the way,
-and answers with one line of JSON. It imports no event loop: a deploy waits for its start.
+It begins with links to what is unpacked already, confines itself (confine.py), unpacks every other layer, checks blob
+and tar digests on the way, and answers with one line of JSON. It imports no event loop: a deploy waits for its start.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from shellwego.drivers.images.streams import LayerStream, Refused
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 """What the kernel says when a disk, its inodes or a quota are used up."""
+
+_UNLINKABLE = frozenset({errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV})
 
 _NICENESS = 5
 """Apps that run come before an app that is to run; on an idle node this costs nothing."""
@@ -48,20 +50,41 @@ class Damaged(Exception):
         super().__init__(f"{digest} is damaged in the store")
 
 
-def unpack_here(layers: Sequence[PackedLayer], root: int, limits: ImageLimits, blobs: Sequence[int]) -> None:
+class CannotLink(Exception):
+    """A file of the base can't have another name. Unpacking everything helps."""
+
+
+def new_extractor(root: int, limits: ImageLimits) -> Extractor:
+    """For the directory behind `root`."""
+    # A user without the right to give files away can still run the tests, and unpack images of one user.
+    return Extractor(root, limits, keep_owners=os.geteuid() == 0)
+
+
+def link_base(base: Path, extractor: Extractor) -> None:
+    """Begin with the tree `base`. Raises Refused, CannotLink, OSError."""
+    tree = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        extractor.link_tree(tree)
+    except OSError as error:
+        if error.errno in _UNLINKABLE:
+            raise CannotLink(str(error)) from error
+        raise
+    finally:
+        os.close(tree)
+
+
+def unpack_here(extractor: Extractor, layers: Sequence[PackedLayer], limits: ImageLimits, blobs: Sequence[int]) -> None:
     """
-    Unpack into the directory behind `root`, reading the layers from the descriptors `blobs`, which this closes.
+    Apply the layers, read from the descriptors `blobs`, which this closes.
 
     Raises Refused, Damaged, OSError.
     """
-    # A user without the right to give files away can still run the tests, and unpack images of one user.
-    extractor = Extractor(root, limits, keep_owners=os.geteuid() == 0)
-    for index, (layer, descriptor) in enumerate(zip(layers, blobs, strict=True)):
+    for layer, descriptor in zip(layers, blobs, strict=True):
         with open(descriptor, "rb", buffering=0) as blob:  # noqa: PTH123  a descriptor, not a path
             room = limits.unpacked_bytes - extractor.bytes
             stream = LayerStream(blob, layer.compression, limits, room=room)
             try:
-                extractor.apply(Archive(stream, limits), is_first=index == 0)
+                extractor.apply(Archive(stream, limits))
                 blob_digest, tar_digest = stream.finish()
             except Refused:
                 # Before we call somebody's image bad: are these the bytes that they sent?
@@ -92,13 +115,18 @@ def _work(job: Mapping[str, Any]) -> dict[str, str]:
             except FileNotFoundError:
                 raise Damaged(layer.digest) from None
         root = os.open(into, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        extractor = new_extractor(root, limits)
+        if job["base"] is not None:
+            link_base(Path(job["base"]), extractor)
         if os.geteuid() == 0:
             confine(into)
-        unpack_here(layers, root, limits, blobs)
+        unpack_here(extractor, layers, limits, blobs)
     except Refused as error:
         return {"verdict": "refused", "why": str(error)}
     except Damaged as error:
         return {"verdict": "damaged", "digest": error.digest}
+    except CannotLink as error:
+        return {"verdict": "unlinkable", "why": str(error)}
     except OSError as error:
         if error.errno in FULL:
             return {"verdict": "full"}

@@ -50,14 +50,20 @@ def tar(entries: Sequence[E], **attributes: int) -> bytes:
     return out.getvalue()
 
 
-def unpack(root: Path, *layers: bytes, limits: ImageLimits | None = None) -> Extractor:
+def unpack(root: Path, *layers: bytes, limits: ImageLimits | None = None, base: Path | None = None) -> Extractor:
     limits = limits or ImageLimits()
     descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
         extractor = Extractor(descriptor, limits, keep_owners=os.geteuid() == 0)
-        for number, layer in enumerate(layers):
+        if base is not None:
+            lower = os.open(base, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                extractor.link_tree(lower)
+            finally:
+                os.close(lower)
+        for layer in layers:
             stream = LayerStream(io.BytesIO(layer), Compression.NONE, limits, room=limits.unpacked_bytes)
-            extractor.apply(Archive(stream, limits), is_first=number == 0)
+            extractor.apply(Archive(stream, limits))
         return extractor
     finally:
         os.close(descriptor)
@@ -299,6 +305,61 @@ def test_no_archive_touches_anything_outside(layers: list[list[E]], tmp_path_fac
     assert tree(place / "victims") == {"inside": "untouched"}
     assert {path.name for path in place.iterdir()} == {"root", "victim", "victims"}
     assert not list((place / "root").rglob(".wh.*"))
+
+
+def looks(root: Path) -> dict[str, tuple[object, ...]]:
+    """All that an app could see of a tree but the times of directories that its upper layers made."""
+    found: dict[str, tuple[object, ...]] = {}
+    for path in sorted([root, *root.rglob("*")]):
+        seen = path.lstat()
+        content = path.readlink() if path.is_symlink() else path.read_bytes() if path.is_file() else None
+        owner = (seen.st_mode, seen.st_uid, seen.st_gid)
+        found[str(path.relative_to(root))] = (*owner, None if path.is_dir() else seen.st_mtime_ns, content)
+    return found
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300, deadline=None)
+@given(
+    lower=st.lists(st.lists(entries, max_size=8), min_size=1, max_size=2),
+    upper=st.lists(st.lists(entries, max_size=8), min_size=1, max_size=2),
+)
+def test_a_tree_of_links_is_as_good_as_one_unpacked(
+    lower: list[list[E]], upper: list[list[E]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Releases share their files: none may show, or change, what another one holds."""
+    place = tmp_path_factory.mktemp("any")
+    for name in ("base", "linked", "whole"):
+        (place / name).mkdir()
+    below = [tar(layer, mtime=1, mode=0o640) for layer in lower]
+    above = [tar(layer, mtime=2, mode=0o4755) for layer in upper]
+    try:
+        unpack(place / "base", *below)
+    except Refused:
+        return
+    before, times = looks(place / "base"), [path.lstat().st_mtime_ns for path in sorted(place.glob("base/**/*"))]
+    outcomes = []
+    for name, layers, base in (("linked", above, place / "base"), ("whole", (*below, *above), None)):
+        try:
+            unpack(place / name, *layers, base=base)
+            outcomes.append(None)
+        except Refused as error:
+            outcomes.append(str(error))
+    assert outcomes[0] == outcomes[1]
+    if outcomes[0] is None:
+        assert looks(place / "linked") == looks(place / "whole")
+    assert looks(place / "base") == before
+    assert [path.lstat().st_mtime_ns for path in sorted(place.glob("base/**/*"))] == times
+
+
+def test_links_count_as_much_as_what_they_stand_for(tmp_path: Path) -> None:
+    """Else ten images of one layer each would come past the limit that one image of ten layers meets."""
+    for name in ("base", "one", "two"):
+        (tmp_path / name).mkdir()
+    unpack(tmp_path / "base", tar([(FILE, "a", "12345"), (HARD, "b", "a"), (DIR, "c", "")]))
+    with pytest.raises(Refused, match="entries"):
+        unpack(tmp_path / "one", tar([(FILE, "d", "")]), limits=ImageLimits(entries=3), base=tmp_path / "base")
+    with pytest.raises(Refused, match="bytes"):
+        unpack(tmp_path / "two", tar([(FILE, "d", "6")]), limits=ImageLimits(unpacked_bytes=5), base=tmp_path / "base")
 
 
 plain_parts = st.sampled_from(["a", "b", "c"])

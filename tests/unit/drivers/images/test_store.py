@@ -10,18 +10,21 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.images import gzip_layer, tar_of, write_layout
+from tests.images import Layer, gzip_layer, tar_of, write_layout
 from tests.scripted_registry import Answer, Request, ScriptedRegistry
 
 from shellwego.core.errors import ImageNotFound, ImageRefused
+from shellwego.drivers.images import trees
 from shellwego.drivers.images.limits import Patience
 from shellwego.drivers.images.locks import locked, try_lock, unlock
 from shellwego.drivers.images.manifest import digest_of
 from shellwego.drivers.images.port import Resolved
 from shellwego.drivers.images.store import DirectoryImageStore
 from shellwego.drivers.images.threads import in_thread
+from shellwego.drivers.images.unpack import CannotLink
 from shellwego.kit.faults import declared_points
 
 PATIENCE = Patience(attempts=2, first_wait_seconds=0.01)
@@ -54,7 +57,8 @@ def assert_sound(store: Path) -> None:
     for blob in (store / "blobs/sha256").iterdir():
         assert digest_of(blob.read_bytes()) == f"sha256:{blob.name}"
     for rootfs in (store / "rootfs").iterdir():
-        assert {path.name: path.read_text() for path in rootfs.iterdir()} == {"base": "base", "said": "hello"}
+        found = {path.name: path.read_text() for path in rootfs.iterdir()}
+        assert found in ({"base": "base", "gone": "x"}, {"base": "base", "said": "hello"})
 
 
 # Crashes.
@@ -264,9 +268,12 @@ async def test_a_power_cut_after_unpacking_means_unpacking_again(
     """Files that were never written back are empty after it, and an app must not start on those."""
     found = await store.import_layout(layout)
     rootfs = (await store.ensure(found.digest)).rootfs
-    assert contents(tmp_path / "store", "unsettled") == [f"unsettled/{rootfs.name}"]
-    (rootfs / "said").write_text("")
-    (tmp_path / "store/unsettled" / rootfs.name).write_text("another boot")
+    markers = list((tmp_path / "store/unsettled").iterdir())
+    assert {marker.name for marker in markers} == {path.name for path in (tmp_path / "store/rootfs").iterdir()}
+    for name in ("said", "base"):  # The latter is shared with the tree below.
+        (rootfs / name).write_text("")
+    for marker in markers:
+        marker.write_text("another boot")
     assert ((await store.ensure(found.digest)).rootfs / "said").read_text() == "hello"
     assert_sound(tmp_path / "store")
 
@@ -282,6 +289,65 @@ async def test_a_collection_makes_what_is_kept_durable(
     assert contents(tmp_path / "store", "unsettled") == []
     inode = rootfs.stat().st_ino
     assert (await store.ensure(found.digest)).rootfs.stat().st_ino == inode
+
+
+# What is unpacked already.
+
+
+def release(directory: Path, number: int, *below: Layer) -> Path:
+    return write_layout(directory / f"r{number}", [*below, gzip_layer(tar_of({"said": f"release {number}"}))])
+
+
+async def test_a_new_last_layer_unpacks_that_layer_alone(store: DirectoryImageStore, tmp_path: Path) -> None:
+    """A changed line of code must not cost the unpacking of a whole Python."""
+    below = [gzip_layer(tar_of({"python": "large"})), gzip_layer(tar_of({"packages": "many"}))]
+    first = await store.ensure((await store.import_layout(release(tmp_path, 1, *below))).digest)
+    second = await store.ensure((await store.import_layout(release(tmp_path, 2, *below))).digest)
+    for shared in ("python", "packages"):
+        assert (first.rootfs / shared).samefile(second.rootfs / shared)
+    assert (first.rootfs / "said").read_text() == "release 1"
+    assert (second.rootfs / "said").read_text() == "release 2"
+    await store.collect_garbage([second.digest])
+    assert not first.rootfs.exists()
+    third = await store.ensure((await store.import_layout(release(tmp_path, 3, *below))).digest)
+    assert (second.rootfs / "packages").samefile(third.rootfs / "packages")
+    await store.collect_garbage([])
+    assert contents(tmp_path / "store") == []
+
+
+async def test_what_images_have_in_common_is_unpacked_once(store: DirectoryImageStore, tmp_path: Path) -> None:
+    """Every app stands on one of a few bases; and a build step after the source makes two new layers, not one."""
+    base = gzip_layer(tar_of({"python": "large"}))
+    await store.import_layout(write_layout(tmp_path / "base", [base]), name="base/python")
+    images = []
+    for app in ("one", "two"):
+        steps = [gzip_layer(tar_of({step: f"{step} of {app}"})) for step in ("packages", "source", "built")]
+        layout = write_layout(tmp_path / app, [base, *steps])
+        images.append(await store.ensure((await store.import_layout(layout)).digest))
+    assert (images[0].rootfs / "python").samefile(images[1].rootfs / "python")
+    assert (images[1].rootfs / "built").read_text() == "built of two"
+
+
+async def test_where_files_can_have_one_name_only_images_are_unpacked_whole(
+    store: DirectoryImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system's limit on links must not be the end of an app's releases."""
+    below = gzip_layer(tar_of({"python": "large"}))
+    await store.ensure((await store.import_layout(release(tmp_path, 1, below))).digest)
+    real = trees.unpack
+
+    async def unlinkable(*args: Any, base: Path | None = None, **more: Any) -> None:
+        if base is not None:
+            await real(*args, base=base, **more)
+            raise CannotLink("too many links")
+        await real(*args, **more)
+
+    monkeypatch.setattr(trees, "unpack", unlinkable)
+    image = await store.ensure((await store.import_layout(release(tmp_path, 2, below))).digest)
+    assert {path.name: path.stat().st_nlink for path in image.rootfs.iterdir()} == {"python": 1, "said": 1}
+
+
+# Damage.
 
 
 def cut(path: Path) -> None:
@@ -312,8 +378,8 @@ async def test_a_damaged_blob_is_fetched_again(
     layers = [b for b in (tmp_path / "store/blobs/sha256").iterdir() if b.read_bytes()[:1] != b"{"]
     for layer in layers:
         damage(layer)
-    rootfs = next((tmp_path / "store/rootfs").iterdir())
-    rootfs.rename(tmp_path / "as after losing it")
+    for rootfs in list((tmp_path / "store/rootfs").iterdir()):
+        rootfs.rename(tmp_path / f"as after losing {rootfs.name}")
     assert ((await store.ensure(reference)).rootfs / "said").read_text() == "hello"
     assert_sound(tmp_path / "store")
     for layer in layers:
