@@ -166,6 +166,7 @@ class World:
         self.server = FakeServer(self.options.run_dir / "control.sock", self.domain)
         self.runtime = RuntimeSocket(self.options.paths.socket)
         self.edge: asyncio.subprocess.Process | None = None
+        self.program: tuple[str, ...] = ("-m", "shellwego.processes.edge")
         self.apps: dict[str, asyncio.subprocess.Process] = {}
         self._next = 10
 
@@ -173,7 +174,7 @@ class World:
         options = self.options
         with (options.run_dir / "edge.output").open("ab") as output:
             self.edge = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-W", "error", "-m", "shellwego.processes.edge"),
+                *(sys.executable, "-W", "error", *self.program),
                 *("--data-dir", str(options.data_dir), "--run-dir", str(options.run_dir), "--domain", self.domain),
                 *("--address", options.address, "--namespace", str(options.namespace)),
                 *("--http-port", str(options.http_port), "--https-port", str(options.https_port)),

@@ -18,16 +18,19 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import Any
 
+from shellwego.agent import node
+from shellwego.agent.logs import LogLimits
 from shellwego.agent.node import Agent, AgentSettings, Drivers
-from shellwego.core.errors import ImageNotFound, NotFound
+from shellwego.agent.reconcilers import images
+from shellwego.core.errors import ImageNotFound
 from shellwego.core.ids import InstanceId
 from shellwego.core.instances import ExitReason, ExitStatus
 from shellwego.drivers.images.port import Credentials, ImageConfig, PullProgress, Resolved, StoredImage
 from shellwego.drivers.kms.local_key import LocalKey
 from shellwego.drivers.network.pool import InstanceAddresses
 from shellwego.drivers.network.port import Attachment
+from shellwego.drivers.runtime.fake import FakeExec, small_shell
 from shellwego.drivers.runtime.port import ExecSession, Observed, Workload
 from shellwego.protocol.channel import Channel, ChannelClosed
 from shellwego.protocol.messages import (
@@ -42,6 +45,9 @@ from shellwego.protocol.messages import (
     StreamHello,
     Welcome,
 )
+
+LOG_BYTES = 1000
+"""What each sandbox says as it starts: enough for its log to be turned over."""
 
 
 class DiskRuntime:
@@ -60,7 +66,9 @@ class DiskRuntime:
             return
         with self._starts.open("a") as file:
             file.write(f"{workload.id} {workload.network_namespace.name}\n")
-        path.write_text(json.dumps({"started_at": time.time(), "exit": None}))
+        with workload.log_path.open("a") as log:
+            log.write("x" * LOG_BYTES)
+        path.write_text(json.dumps({"started_at": time.time(), "exit": None, "log": str(workload.log_path)}))
 
     async def ensure_absent(self, id: InstanceId, *, grace_seconds: float) -> None:
         (self._sandboxes / id).unlink(missing_ok=True)
@@ -83,10 +91,10 @@ class DiskRuntime:
         columns: int = 80,
         rows: int = 24,
     ) -> ExecSession:
-        raise NotFound("running instance", id)
+        return FakeExec(args, tty, env, columns, rows, small_shell)
 
     async def reopen_log(self, id: InstanceId) -> None:
-        return
+        Path(json.loads((self._sandboxes / id).read_text())["log"]).touch()
 
     def crash(self, id: InstanceId, status: int) -> None:
         path = self._sandboxes / id
@@ -334,8 +342,11 @@ def disk_drivers(root: Path, answering_port: int) -> Drivers:
 
 def main(arguments: list[str]) -> None:
     root, control, port = Path(arguments[0]), Path(arguments[1]), int(arguments[2])
-    settings: dict[str, Any] = {"directory": root / "agent", "control_socket": control, "name": "node"}
-    asyncio.run(Agent(AgentSettings(**settings), disk_drivers(root, port)).run())
+    node.NETWORK_SECONDS = node.IMAGES_SECONDS = 0.2  # Nobody waits for the chores of a day here.
+    images.DAILY_SECONDS = 0.1
+    limits = LogLimits(file_bytes=LOG_BYTES)
+    settings = AgentSettings(directory=root / "agent", control_socket=control, name="node", log_limits=limits)
+    asyncio.run(Agent(settings, disk_drivers(root, port)).run())
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from typing import Any
 
 import httpx
 from fastapi import FastAPI
+from tests.cloud_model import BROKEN, GOOD
 from tests.integration.virtual_time import VirtualTimeLoop
 
 from shellwego.agent.node import Agent, AgentSettings, Drivers
@@ -50,9 +51,6 @@ from shellwego.drivers.runtime.port import Workload
 from shellwego.kit.supervise import forever
 from shellwego.protocol.channel import ChannelClosed, connect
 from shellwego.protocol.messages import EdgeHello, EdgeReport, Route, Routes
-
-GOOD, DEAF, BROKEN = "good", "deaf", "broken"
-"""How an image behaves: it answers, it never listens, it ends at once."""
 
 
 class Images:

