@@ -32,10 +32,11 @@ log = structlog.get_logger()
 ALIVE_SECONDS = 2.0
 """
 A process type that listens on nothing is healthy once it has lived this long, and one that is checked by its port alone
-once that has been open so long: most broken ones end at once.
+once that has been open so long, or has answered a request: most broken ones end at once.
 """
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: [^\r\n]*)?\r?\n")
 _STATUS_BYTES = 4096
+_SERVER_ERROR = 500
 _BODY_BYTES = 64 * 1024
 _OUTPUT_BYTES = 4096
 _COMMANDS_AT_ONCE = 4
@@ -126,10 +127,11 @@ class HealthMonitor:
         while True:
             problem = await self._check(target, healthy=healthy, age=loop.time() - began)
             if spec.kind == "tcp" and not healthy:
-                # Some servers listen before they load the app (gunicorn does): a port that is open proves little,
-                # one that stays open proves that the app didn't end right after.
-                listening_since = None if problem is not None else listening_since or loop.time()
-                if listening_since is not None and loop.time() - listening_since < ALIVE_SECONDS:
+                # Some servers listen before they load the app (gunicorn does): a port that is open proves little. One
+                # that answers proves that the app is loaded, one that stays open that it didn't end right after.
+                is_new, listening_since = listening_since is None, None if problem else listening_since or loop.time()
+                answers = listening_since is not None and is_new and await self._answers(target)
+                if listening_since is not None and not answers and loop.time() - listening_since < ALIVE_SECONDS:
                     self._words[target.id] = f"port {target.port} is open; waiting to see that it stays so"
                     await asyncio.sleep(_first_rhythm(target, loop.time() - began))
                     continue
@@ -184,6 +186,20 @@ class HealthMonitor:
         finally:
             connection.close()
 
+    async def _answers(self, target: Target) -> bool:
+        """Whether the app answers a request, if it is one that gets any: what is routed to, is routed to in HTTP."""
+        if target.port is None:
+            return False
+        try:
+            async with asyncio.timeout(ALIVE_SECONDS):
+                connection = await self._dial(target.address, target.port, timeout_seconds=ALIVE_SECONDS)
+                try:
+                    return await _first_status(connection, "/") < _SERVER_ERROR
+                finally:
+                    connection.close()
+        except (OSError, TimeoutError, _NoAnswer):
+            return False
+
     async def _check_command(self, target: Target) -> str | None:
         async with self._commands:
             session = await self._enter(target.id, tuple(target.spec.command))
@@ -204,6 +220,19 @@ class HealthMonitor:
 
 async def ask_http(connection: socket.socket, path: str) -> str | None:
     """GET `path` on a connected socket: None when the answer is 200-399, else what was wrong."""
+    try:
+        status = await _first_status(connection, path)
+    except _NoAnswer as error:
+        return str(error)
+    return None if 200 <= status < 400 else f"GET {path} answered {status}"
+
+
+class _NoAnswer(Exception):
+    """Whatever the app sent, it was no answer."""
+
+
+async def _first_status(connection: socket.socket, path: str) -> int:
+    """GET `path`, and the status of the answer, of which no more is read than is polite. Raises _NoAnswer, OSError."""
     loop = asyncio.get_running_loop()
     # Many frameworks refuse a Host they don't know; localhost is the one that they allow by themselves.
     request = f"GET {quote(path, safe=_SAFE_IN_PATH)} HTTP/1.1\r\nHost: localhost\r\nUser-Agent: ShellWeGo-Health/1\r\n"
@@ -216,17 +245,16 @@ async def ask_http(connection: socket.socket, path: str) -> str | None:
         answer += chunk
     match = _STATUS_LINE.match(answer)
     if match is None:
-        return f"GET {path} was not answered in HTTP/1" if answer else f"GET {path}: the app closed the connection"
-    status = int(match[1])
-    if not 200 <= status < 400:
-        return f"GET {path} answered {status}"
+        raise _NoAnswer(
+            f"GET {path} was not answered in HTTP/1" if answer else f"GET {path}: the app closed the connection"
+        )
     # Closing on unread bytes resets the connection, which apps log as an error of ours.
     read = len(answer)
     with contextlib.suppress(OSError, TimeoutError):
         async with asyncio.timeout(0.5):
             while read < _BODY_BYTES and (chunk := await loop.sock_recv(connection, 16384)):
                 read += len(chunk)
-    return None
+    return int(match[1])
 
 
 def _listens_on_nothing(target: Target) -> bool:

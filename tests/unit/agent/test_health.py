@@ -175,6 +175,36 @@ async def test_a_port_that_is_open_for_a_moment_proves_nothing() -> None:
     assert "refused" in why
 
 
+@pytest.mark.parametrize(("status", "is_believed"), [(200, True), (404, True), (500, False)])
+async def test_an_app_that_answers_is_believed_at_once(status: int, is_believed: bool) -> None:
+    """Every deployment would wait two seconds more for an app that could have served all the time."""
+    app, asked = App(), 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        if await reader.readline():  # The check of the port itself says nothing.
+            asked += 1
+            writer.write(b"HTTP/1.1 %d Said\r\nContent-Length: 0\r\n\r\n" % status)
+            await writer.drain()
+
+    async with listening(answer) as place:
+
+        async def dial(address: IPv4Address, port: int, *, timeout_seconds: float) -> socket.socket:
+            app.dials += 1
+            return await dial_to(place)
+
+        app.dial = dial  # type: ignore[method-assign]
+        async with watching(app) as monitor:
+            if is_believed:
+                assert await app.verdict() == (True, "")
+            async with asyncio.timeout(5):
+                while app.dials < 4:  # noqa: ASYNC110 - see above
+                    await asyncio.sleep(0.01)
+            assert asked == 1  # Whatever it answers: it is no load.
+            assert bool(app.verdicts) is is_believed
+            assert ("waiting to see" in monitor.last_word(B)) is not is_believed
+
+
 async def test_failures_before_the_first_success_do_not_count_at_first() -> None:
     app = App()
     app.up = False
