@@ -2,8 +2,8 @@
 
 An image's folder is shared and only ever the lowest layer of a read-only overlay. Above it lie empty *points*, where
 the workload's own files are mounted: a runtime would otherwise make those mount points in the image itself (runsc's
-gofer does). gVisor keeps its writable layer itself; for runc it is a small file system in a sparse file, since neither
-tmpfs (it would count as the app's memory) nor quotas (few file systems have them) bound it as well.
+gofer does). gVisor keeps its writable layer itself; for runc it is a small file system in a sparse file (layers.py),
+since neither tmpfs (it would count as the app's memory) nor quotas (few file systems have them) bound it as well.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from shellwego.drivers.runtime.inside import find_inside
-from shellwego.kit.commands import Command
 
-_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 1, 2, 4, 8
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_NOATIME = 1, 2, 4, 8, 1024
 _MS_SHARED = 1 << 20
 _MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 
@@ -53,26 +52,9 @@ def mount_writable(target: Path, *, layer: Path, points: Path, rootfs: Path) -> 
         _mount("overlay", target, "overlay", _MS_NODEV | _MS_NOSUID, options)
 
 
-def make_layer(image: Path, *, size_mib: int) -> Command:
-    """Put a file system into a sparse file. No journal: nobody wants the layer back after a power cut."""
-    return (
-        "mkfs.ext4",
-        "-q",
-        "-F",
-        "-m",
-        "0",
-        "-O",
-        "^has_journal,^resize_inode,sparse_super2",
-        "-E",
-        "lazy_itable_init=1,nodiscard",
-        str(image),
-        f"{size_mib}m",
-    )
-
-
-def mount_layer(image: Path, target: Path) -> Command:
-    """Mount it over a loop device, which mount(8) frees again with the mount. The host gets back what is deleted."""
-    return ("mount", "-t", "ext4", "-o", "loop,nosuid,nodev,noatime,discard", str(image), str(target))
+def mount_device(device: str, target: Path, kind: str, options: str) -> None:
+    """A file system that an app may write to, and that gives it no power over the host."""
+    _mount(device, target, kind, _MS_NOSUID | _MS_NODEV | _MS_NOATIME, options)
 
 
 def unmount(path: Path) -> None:

@@ -1,11 +1,12 @@
 """How do we run what the operator trusts? In runc: on the host's own kernel, at its full speed.
 
 The same limits as for strangers, and seccomp on top, since here the kernel is shared. The writable layer is a small
-file system in a sparse file (mounts.py says why).
+file system in a sparse file (layers.py).
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import platform
@@ -16,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from shellwego.core.ids import InstanceId
-from shellwego.drivers.runtime import mounts, seccomp
+from shellwego.drivers.runtime import layers, mounts, seccomp
 from shellwego.drivers.runtime.bundle import Bundle
 from shellwego.drivers.runtime.port import Workload
 from shellwego.drivers.runtime.sandboxes import OciRuntime
-from shellwego.kit.commands import Command, run_command
+from shellwego.kit.commands import Command
 
 
 class RuncRuntime(OciRuntime):
@@ -53,9 +54,9 @@ class RuncRuntime(OciRuntime):
         return self._args
 
     async def _mount_rootfs(self, workload: Workload, bundle: Bundle) -> None:
-        image = self._layer_file(workload.id)
-        await run_command(mounts.make_layer(image, size_mib=workload.resources.disk_mib))
-        await run_command(mounts.mount_layer(image, bundle.layer))
+        file = self._layer_file(workload.id)
+        await layers.ensure_layer(self._layers, file, size_mib=workload.resources.disk_mib)
+        await asyncio.to_thread(layers.mount_layer, file, bundle.layer)
         mounts.mount_writable(bundle.rootfs, layer=bundle.layer, points=bundle.points, rootfs=workload.rootfs)
 
     def _namespaces(self) -> tuple[str, ...]:
