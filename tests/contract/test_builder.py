@@ -365,7 +365,8 @@ async def test_a_server_killed_at_any_step_of_a_build_leaves_nothing_that_stays(
     assert len(points) >= 10
     digests: set[str] = set()
     for point in points:
-        await _run_child(tmp_path, prefix, faults=f"{point}=exit")
+        status, said = await _run_child(tmp_path, prefix, faults=f"{point}=exit")
+        assert status == 137, f"the build doesn't pass {point}: {said}"
     for _ in range(2):
         status, said = await _run_child(tmp_path, prefix)
         assert status == 0, said

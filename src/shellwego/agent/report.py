@@ -96,8 +96,7 @@ def _state(record: Record | None, activity: Activity | None, check_detail: str) 
             case Phase.STARTING | Phase.ENDING:
                 return state.STARTING, activity.detail
     if record.failures:
-        pause = pause_seconds(record.failures)
-        words = f"{last}; next start after a pause of {pause:g} s"
+        words = f"{last}; next start after a pause of {pause_seconds(record):.0f} s"
         if record.failures > 1:
             words += f" ({record.failures} failures in a row)"
         return (state.CRASH_LOOP if looping else state.BACKOFF), words
