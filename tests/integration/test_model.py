@@ -10,6 +10,7 @@ SHELLWEGO_MODEL_EXAMPLES=2000 runs it for long.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import shutil
 import tempfile
@@ -58,6 +59,7 @@ class Machine(CloudModel):
         self.directory = Path(tempfile.mkdtemp(prefix="swg-model-", dir=memory if memory.is_dir() else None))
         self.violations: list[str] = []
         self.steps: list[str] = []
+        self.numbers = itertools.count()
         self.do(self._begin())
 
     async def _begin(self) -> None:
@@ -155,6 +157,21 @@ class Machine(CloudModel):
         async with self.world.store.reading() as work:
             under_way = [d.app for d in await work.for_the_cloud().deployments.unfinished()]
         assert len(under_way) == len(set(under_way))
+
+    @invariant()
+    def what_is_kept_is_what_is(self) -> None:
+        """Whoever wrote last (API, controllers, reports of the agent), no answer is older."""
+        self.do(self._kept_is_fresh())
+
+    async def _kept_is_fresh(self) -> None:
+        store = self.world.store
+        for _ in range(20):  # The cloud goes on between two requests; they count when it didn't.
+            before = await store.version()
+            kept = [await self.ask("GET", "/v1/apps") for _ in range(2)][-1]
+            anew = await self.ask("GET", f"/v1/apps?fresh={next(self.numbers)}")
+            if await store.version() == before:
+                assert kept == anew
+                return
 
     # --- the cloud's side ---------------------------------------------------------------------------------------------
 

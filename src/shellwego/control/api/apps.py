@@ -9,12 +9,12 @@ from pydantic import BaseModel
 
 from shellwego.control.api import answers, paging
 from shellwego.control.api.calls import AnyCall, Call, OnceCall
-from shellwego.control.api.strict_json import StrictRoute
+from shellwego.control.api.kept import KeptRoute
 from shellwego.control.services import apps, deployments
 from shellwego.control.store.records import AppRecord
 from shellwego.protocol import public
 
-router = APIRouter(prefix="/v1/apps", tags=["apps"], route_class=StrictRoute)
+router = APIRouter(prefix="/v1/apps", tags=["apps"], route_class=KeptRoute)
 
 
 @router.get("", operation_id="listApps", response_model=public.Page[public.App])

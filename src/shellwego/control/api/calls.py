@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request, Response
@@ -30,6 +30,9 @@ _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _READS = frozenset({"GET", "HEAD"})
 BEARER_SUBPROTOCOL = "shellwego.bearer."
 """Browsers set no headers on a WebSocket, and tokens have no place in a URL: they offer this, the token behind it."""
+
+HOLDS_UNTIL = "shellwego.holds_until"
+"""In the scope: until when the same request may be answered the same, as far as its credential goes (`kept.py`)."""
 
 Credential = Claims | str
 
@@ -67,13 +70,6 @@ async def caller_of(work: UnitOfWork, credential: Credential) -> tuple[Caller, T
     return await tokens.caller_of_token(work, credential)
 
 
-async def unit_of_work(request: Request, credential: RequestCredential) -> AsyncIterator[UnitOfWork]:
-    """One request, one transaction. The commit of what a request did is here."""
-    store = parts_of(request).store
-    async with store.reading() if request.method in _READS else store.writing() as work:
-        yield work
-
-
 @dataclass(frozen=True, slots=True)
 class Call:
     """An authenticated request."""
@@ -82,7 +78,7 @@ class Call:
     parts: ApiParts
     work: UnitOfWork
     caller: Caller
-    idempotency_key: str | None
+    idempotency_key: str | None = None
 
     @property
     def tenant(self) -> Tenant:
@@ -137,30 +133,33 @@ IdempotencyKey = Annotated[
 ]
 
 
-async def call(
-    request: Request,
-    work: Annotated[UnitOfWork, Depends(unit_of_work, scope="function")],
-    credential: RequestCredential,
-    idempotency_key: IdempotencyKey = None,
-) -> Call:
-    """The request with its caller. Raises Unauthenticated, InvalidField."""
+async def call(request: Request) -> AsyncIterator[Call]:
+    """
+    The request with its caller: one request, one transaction. The commit of what it did is here. Raises
+    Unauthenticated.
+    """
     parts = parts_of(request)
-    caller, token = await caller_of(work, credential)
-    if token is not None and tokens.is_use_unwritten(token, work.now):
-        await _write_use(request, work, token)
-    return Call(request, parts, work, caller, checked_key(idempotency_key))
+    credential = credential_of(request)
+    async with parts.store.reading() if request.method in _READS else parts.store.writing() as work:
+        caller, token = await caller_of(work, credential)
+        use_due = tokens.use_is_due(token) if token is not None else None
+        if token is not None and (use_due is None or use_due < work.now):
+            await _write_use(request, work, token)
+            use_due = work.now  # What is kept of this answer would hide the next use.
+        ends = [time for time in (caller.expires_at, use_due) if time is not None]
+        request.scope[HOLDS_UNTIL] = min(ends, default=work.now)
+        yield Call(request, parts, work, caller)
 
 
-async def read_call(
-    request: Request,
-    work: Annotated[UnitOfWork, Depends(unit_of_work, scope="function")],
-    credential: RequestCredential,
-) -> Call:
-    """The same for operations that know no Idempotency-Key."""
-    return await call(request, work, credential, None)
+AnyCall = Annotated[Call, Depends(call, scope="function")]
 
 
-async def operator_call(call: Annotated[Call, Depends(read_call)]) -> Call:
+async def once_call(call: AnyCall, idempotency_key: IdempotencyKey = None) -> Call:
+    """The same for operations that know an Idempotency-Key. Raises InvalidField."""
+    return replace(call, idempotency_key=checked_key(idempotency_key))
+
+
+async def operator_call(call: AnyCall) -> Call:
     """Raises Forbidden."""
     ensure_operator(call.caller)
     return call
@@ -172,8 +171,7 @@ def checked_key(key: str | None) -> str | None:
     return key
 
 
-AnyCall = Annotated[Call, Depends(read_call)]
-OnceCall = Annotated[Call, Depends(call)]
+OnceCall = Annotated[Call, Depends(once_call)]
 OperatorCall = Annotated[Call, Depends(operator_call)]
 
 

@@ -28,14 +28,16 @@ from shellwego.control.api import (
     status,
     tokens,
 )
+from shellwego.control.api.kept import KeptAnswers
 from shellwego.control.api.parts import ApiParts
 from shellwego.control.api.shell import Shell
 
+# In this order they are looked through for each request: what is asked for most stands first.
 _NOUNS = (
+    apps,
     auth,
     tokens,
     organisations,
-    apps,
     sources,
     deployments,
     releases,
@@ -62,9 +64,11 @@ def create_api(parts: ApiParts) -> FastAPI:
         redirect_slashes=False,
     )
     api.state.parts = parts
+    api.state.kept = KeptAnswers()
     api.state.registry = CollectorRegistry()
     for noun in _NOUNS:
-        api.include_router(noun.router)
+        # Each route by itself, in one list: inside of included routers FastAPI looks for the route of a request twice.
+        api.router.routes.extend(noun.router.routes)
     problems.install(api)
     api.add_middleware(
         Shell,

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
 
 from shellwego.control.api import answers, paging
-from shellwego.control.api.calls import Call, OnceCall, OperatorCall, RequestCredential, call, caller_of
+from shellwego.control.api.calls import OnceCall, OperatorCall, RequestCredential, caller_of
 from shellwego.control.api.parts import parts_of
 from shellwego.control.api.strict_json import StrictRoute
 from shellwego.control.services import organisations
@@ -74,7 +74,7 @@ async def hashed_password(request: Request, body: public.UserCreate, credential:
 async def create_user(
     body: public.UserCreate,
     password_hash: Annotated[str, Depends(hashed_password)],
-    call: Annotated[Call, Depends(call)],
+    call: OnceCall,
 ) -> object:
     """A person of one organisation."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from dataclasses import dataclass
 
 from shellwego.core.errors import Forbidden
@@ -10,7 +11,7 @@ from shellwego.core.ids import OrganisationId, TokenId, UserId
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A signed-in user. `token` or `session` is what they came with."""
+    """A signed-in user. `token` or `session` is what they came with, and `expires_at` when that ends by itself."""
 
     user: UserId
     email: str
@@ -19,6 +20,7 @@ class Caller:
     operator: bool = False
     token: TokenId | None = None
     session: str | None = None
+    expires_at: dt.datetime | None = None
 
 
 def ensure_operator(caller: Caller) -> None:

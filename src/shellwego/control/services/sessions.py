@@ -102,11 +102,17 @@ async def caller_of_session(work: UnitOfWork, claims: Claims) -> Caller:
     session, user, organisation = found
     if session.revoked_at is not None or session.expires_at <= work.now or session.user != claims.user:
         raise Unauthenticated("The session has ended. Sign in again.")
-    return caller(user, organisation, session=session.id)
+    expires_at = min(session.expires_at, claims.expires_at or session.expires_at)
+    return caller(user, organisation, session=session.id, expires_at=expires_at)
 
 
 def caller(
-    user: UserRecord, organisation: OrganisationRecord, *, session: str | None = None, token: str | None = None
+    user: UserRecord,
+    organisation: OrganisationRecord,
+    *,
+    session: str | None = None,
+    token: str | None = None,
+    expires_at: dt.datetime | None,
 ) -> Caller:
     """Raises Unauthenticated for a user who was disabled."""
     if user.disabled_at is not None:
@@ -119,6 +125,7 @@ def caller(
         operator=user.operator,
         session=session,
         token=TokenId(token) if token is not None else None,
+        expires_at=expires_at,
     )
 
 

@@ -27,8 +27,11 @@ _PART = "The signing key"
 
 @dataclass(frozen=True, slots=True)
 class Claims:
+    """`expires_at` is when the token ends that these were read from."""
+
     user: str
     session: str
+    expires_at: dt.datetime | None = None
 
 
 class SigningKey:
@@ -95,4 +98,4 @@ class SigningKey:
             raise Unauthenticated("The access token has expired. Refresh it, or sign in again.")
         if now.timestamp() < begins - 60:
             raise Unauthenticated("The access token isn't valid yet. Check the clock.")
-        return Claims(user, session)
+        return Claims(user, session, dt.datetime.fromtimestamp(expires, dt.UTC))

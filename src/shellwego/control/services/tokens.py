@@ -75,9 +75,9 @@ async def caller_of_token(work: UnitOfWork, secret: str) -> tuple[Caller, TokenR
         raise Unauthenticated("The token was revoked.")
     if token.expires_at is not None and token.expires_at <= work.now:
         raise Unauthenticated("The token has expired.")
-    return caller(user, organisation, token=token.id), token
+    return caller(user, organisation, token=token.id, expires_at=token.expires_at), token
 
 
-def is_use_unwritten(token: TokenRecord, now: dt.datetime) -> bool:
-    """Whether `last_used_at` should be brought up to date."""
-    return token.last_used_at is None or (now - token.last_used_at).total_seconds() > USED_EVERY_SECONDS
+def use_is_due(token: TokenRecord) -> dt.datetime | None:
+    """From when on the next use shall bring `last_used_at` up to date; None for a token that was never used."""
+    return None if token.last_used_at is None else token.last_used_at + dt.timedelta(seconds=USED_EVERY_SECONDS)

@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Iterator
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Hashable, Iterator
 from pathlib import Path
 
 import asyncpg
+import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from shellwego.control.store.sqlite import WRITE_OPTION, sqlite_engine
+from shellwego.control.store.sqlite import WRITE_OPTION, CommitWatch, sqlite_engine
 from shellwego.core.errors import DiskFull, Unavailable
 
 _SQLITE_READERS = 4
 _WAIT_SECONDS = 5.0
 _STATEMENT_SECONDS = 15.0
 _DATABASE = "The database"
+# Which transactions a reader sees, and in whose lifetime the database counted them (a restored one counts anew).
+_SEEN = sa.text("SELECT pg_current_snapshot()::text || ' ' || pg_postmaster_start_time()::text")
 
 
 def sqlite_url(path: Path) -> str:
@@ -47,6 +51,8 @@ def database_errors() -> Iterator[None]:
             raise Unavailable(_DATABASE, _short(error)) from error
         raise
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:  # From connecting, which SQLAlchemy leaves raw.
+        raise Unavailable(_DATABASE, str(error)[:200]) from error
+    except sqlite3.Error as error:  # From a connection of our own, which SQLAlchemy doesn't know.
         raise Unavailable(_DATABASE, str(error)[:200]) from error
     except (OSError, TimeoutError) as error:
         raise Unavailable(_DATABASE, str(error)[:200] or "it is too slow.") from error
@@ -94,6 +100,7 @@ class Database:
         if self.is_sqlite:
             self._writers = sqlite_engine(url, connections=1, wait_seconds=_WAIT_SECONDS)
             self._readers = sqlite_engine(url, connections=_SQLITE_READERS, wait_seconds=_WAIT_SECONDS)
+            self._watch = CommitWatch(url, wait_seconds=_WAIT_SECONDS)
         else:
             self._writers = self._readers = _postgresql_engine(url)
 
@@ -121,7 +128,21 @@ class Database:
             with _quietly():
                 await _to_its_end(connection.close())
 
+    async def version(self) -> Hashable:
+        """
+        A name for what the database holds now: equal to an earlier one only if nothing was committed in between, by
+        whomever. What is read after asking for it is at least as new. Raises Unavailable.
+        """
+        if self.is_sqlite:
+            with database_errors():
+                return await self._watch.version()
+        async with self.transaction(write=False) as connection:
+            with database_errors():
+                return str((await connection.execute(_SEEN)).scalar_one())
+
     async def close(self) -> None:
+        if self.is_sqlite:
+            self._watch.close()
         await self._writers.dispose()
         if self._readers is not self._writers:
             await self._readers.dispose()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import sqlalchemy as sa
@@ -79,6 +79,39 @@ def sqlite_engine(url: str, *, connections: int, wait_seconds: float) -> AsyncEn
             driver.execute("BEGIN")
 
     return engine
+
+
+class CommitWatch:
+    """
+    Tells whether anything was committed, by SQLite's own word: `PRAGMA data_version` of one connection changes with
+    every commit of any other, in this process or another. This one never writes, so it hears of all.
+    """
+
+    def __init__(self, url: str, *, wait_seconds: float) -> None:
+        self._path, self._wait_seconds = sa.make_url(url).database or "", wait_seconds
+        self._connection: sqlite3.Connection | None = None
+        self._opened = 0
+
+    async def version(self) -> Hashable:
+        """
+        Equal to an earlier answer only if nothing was committed in between. Raises sqlite3.Error.
+        """
+        if self._connection is None:
+            self._connection = await asyncio.to_thread(self._open)
+            self._opened += 1  # The numbers of two connections have nothing to do with each other.
+        try:
+            return self._opened, self._connection.execute("PRAGMA data_version").fetchone()[0]
+        except sqlite3.Error:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _open(self) -> sqlite3.Connection:
+        return sqlite3.connect(self._path, timeout=self._wait_seconds, isolation_level=None, check_same_thread=False)
 
 
 def _in_thread(step: Callable[[], Any]) -> Any:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import secrets
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Hashable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -151,6 +151,10 @@ class Store:
         """A transaction that only reads, never waiting for a writer. Raises Unavailable."""
         async with self.database.transaction(write=False) as connection:
             yield self._work(connection)
+
+    async def version(self) -> Hashable:
+        """Equal to an earlier answer only if nothing was committed in between, by any process. Raises Unavailable."""
+        return await self.database.version()
 
     async def close(self) -> None:
         await self.database.close()

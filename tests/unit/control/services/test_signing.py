@@ -16,7 +16,8 @@ def test_tokens_survive_a_restart_and_not_another_cloud(tmp_path):
     path = tmp_path / "keys" / "signing.pem"
     token = SigningKey.ensure(path, issuer="cld_a").sign(Claims("usr_a", "ses_a"), now=NOW, token_id="1")
     assert path.stat().st_mode & 0o777 == 0o600
-    assert SigningKey.ensure(path, issuer="cld_a").verify(token, now=NOW) == Claims("usr_a", "ses_a")
+    read = SigningKey.ensure(path, issuer="cld_a").verify(token, now=NOW)
+    assert read == Claims("usr_a", "ses_a", NOW + dt.timedelta(minutes=15))
     with pytest.raises(Unauthenticated):
         SigningKey.ensure(path, issuer="cld_b").verify(token, now=NOW)
     with pytest.raises(Unauthenticated, match="expired"):
