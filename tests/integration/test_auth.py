@@ -138,6 +138,17 @@ async def test_an_api_token_is_shown_once_used_and_revoked(world: World, member)
         problem(await client.get("/v1/auth/me"), 401, "unauthenticated")
 
 
+async def test_a_tokens_name_means_one_token(world: World, member):
+    """`tokens revoke ci` takes the pipeline's token away, not also the one of a laptop that somebody named alike."""
+    wish = {"name": "ci", "expires_in_days": 1}
+    first = (await member.post("/v1/tokens", json=wish)).json()
+    problem(await member.post("/v1/tokens", json=wish), 409, "already_exists")
+    await member.delete(f"/v1/tokens/{first['id']}")
+    assert (await member.post("/v1/tokens", json=wish)).status_code == 201
+    world.now.forward(days=1, seconds=1)
+    assert (await member.post("/v1/tokens", json=wish)).status_code == 201, "what has expired holds no name"
+
+
 async def test_the_database_holds_no_usable_secret(world: World, member):
     """A stolen copy of the database opens nothing, not even by answers kept for retries."""
     made = (await member.post("/v1/tokens", json={"name": "x"}, headers={"Idempotency-Key": "k"})).json()

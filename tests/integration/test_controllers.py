@@ -163,15 +163,38 @@ async def test_a_release_that_keeps_ending_is_given_up_and_the_old_one_stays(wor
 
 async def test_no_room_is_said_and_waited_for(world: World) -> None:
     """What doesn't fit is neither forgotten nor forced."""
+    async with world.store.writing() as work:
+        await apps.create_app(work, CALLER, "shop")
+    await world.deploy("shop", resources=public.ResourceAmounts(memory_mib=1024))
+    await world.settle()
+    deployment = await world.deploy("blog", resources=public.ResourceAmounts(memory_mib=1536))
+    await world.rounds()
+    assert len(await world.instances()) == 1
+    assert "1536 MiB on one node; the emptiest has 1024 MiB free" in (await world.deployment(deployment.id)).step
+    async with world.store.writing() as work:
+        await apps.stop(work, CALLER, "shop")
+    for _ in range(2):  # What is stopped goes in one sweep, and its room is found in the next.
+        world.forward(seconds=16)
+        await world.settle()
+    assert (await world.deployment(deployment.id)).state is DeploymentState.SUCCEEDED
+
+
+async def test_what_can_never_fit_is_refused_at_once(world: World) -> None:
     deployment = await world.deploy("blog", resources=public.ResourceAmounts(memory_mib=4096))
     await world.rounds()
-    assert await world.instances() == []
-    assert "4096 MiB" in (await world.deployment(deployment.id)).step
-    async with world.store.writing() as work:
-        await work.nodes.update(NODE, memory_mib=8192)
-        await work.emit("node.connected", subject=NODE)
-    await world.settle()
-    assert (await world.deployment(deployment.id)).state is DeploymentState.SUCCEEDED
+    failed = await world.deployment(deployment.id)
+    assert (failed.state, failed.code) == (DeploymentState.FAILED, "no_capacity")
+    assert "the largest has 2048 MiB" in failed.reason
+
+
+async def test_an_app_that_runs_out_of_memory_hears_how_much_it_had(world: World) -> None:
+    deployment = await world.deploy("blog", resources=public.ResourceAmounts(memory_mib=96))
+    await world.rounds()
+    [instance] = await world.instances()
+    words = {"exit_reason": "out_of_memory", "restarts": 3, "reason": "out of memory"}
+    await world.report((instance, InstanceState.BACKOFF), **words)
+    await world.rounds()
+    assert "out of memory; it may use 96 MiB" in (await world.deployment(deployment.id)).reason
 
 
 async def test_a_restart_replaces_instances_of_the_same_release(world: World) -> None:

@@ -193,6 +193,34 @@ async def test_a_release_that_failed_is_never_the_previous_one(world: World, mem
     assert (await deploy(member, release="previous"))["release"] == "v1"
 
 
+async def test_the_list_of_releases_says_what_became_of_each(world: World, member):
+    """Whoever looks for one to go back to must see which ran, which never did, and which serves."""
+
+    async def states() -> dict[str, tuple[str, str]]:
+        listed = (await member.get("/v1/apps/blog/releases")).json()["items"]
+        for one in listed:
+            assert (await member.get(f"/v1/apps/blog/releases/{one['label']}")).json() == one
+        return {one["label"]: (one["state"], one["deployed_as"]) for one in listed}
+
+    await make(member)
+    await run(world, member, image="one")
+    await run(world, member, image="two")
+    broken = await deploy(member, image="broken")
+    await release(world, broken["id"])
+    assert (await states())["v3"] == ("deploying", "deploy")
+    async with world.store.writing() as work:
+        record = await work.for_the_cloud().deployments.get(broken["id"])
+        await service.fail(work, record, reason="crashed", code="rollout_failed")
+    back = await deploy(member, release="v1")
+    assert (await states())["v1"] == ("deploying", "rollback")
+    await succeed(world, back["id"])
+    assert await states() == {"v3": ("failed", "deploy"), "v2": ("replaced", "deploy"), "v1": ("live", "rollback")}
+    # A rollback that is given up takes nothing from what its release once was.
+    back = await deploy(member, release="v2")
+    await member.post(f"/v1/apps/blog/deployments/{back['id']}/cancel")
+    assert await states() == {"v3": ("failed", "deploy"), "v2": ("replaced", "rollback"), "v1": ("live", "rollback")}
+
+
 async def test_restart_deploys_the_current_release_again(world: World, member):
     await make(member)
     problem(await member.post("/v1/apps/blog/restart"), 409, "conflict")

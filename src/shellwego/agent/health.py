@@ -168,6 +168,11 @@ class HealthMonitor:
                 return await self._check_port(target, healthy=healthy)
         except TimeoutError:
             return f"{_what(target)} did not answer within {target.spec.timeout_seconds:g} s"
+        except ConnectionRefusedError:
+            return (
+                f"nothing accepts connections on port {target.port}. "
+                f"The app must listen on 0.0.0.0, on the port that the variable PORT names"
+            )
         except OSError as error:
             return f"{_what(target)}: {error.strerror or error}".lower()
         except ShellWeGoError as error:

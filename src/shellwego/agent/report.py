@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from shellwego.agent.plan import CRASH_LOOP_FAILURES, Record, pause_seconds
-from shellwego.core.instances import ExitReason, InstanceState
+from shellwego.core.instances import ExitReason, InstanceState, waiting_words
 from shellwego.protocol.messages import InstanceReport, InstanceSpec
 
 REASON_CHARACTERS = 1000
@@ -96,9 +96,7 @@ def _state(record: Record | None, activity: Activity | None, check_detail: str) 
             case Phase.STARTING | Phase.ENDING:
                 return state.STARTING, activity.detail
     if record.failures:
-        words = f"{last}; next start after a pause of {pause_seconds(record):.0f} s"
-        if record.failures > 1:
-            words += f" ({record.failures} failures in a row)"
+        words = waiting_words(last, pause_seconds=pause_seconds(record), failures=record.failures)
         return (state.CRASH_LOOP if looping else state.BACKOFF), words
     if record.exit is not None or record.restarts:
         return state.STARTING, last

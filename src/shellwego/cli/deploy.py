@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 import uuid
@@ -21,7 +22,7 @@ from shellwego.cli.here import Here, command
 from shellwego.cli.output import counted, size
 from shellwego.core.appfile import FILE_NAME, AppFile, overlaid, parse_appfile
 from shellwego.core.apps import check_app_name
-from shellwego.core.errors import InvalidField
+from shellwego.core.errors import InvalidField, ShellWeGoError
 
 if TYPE_CHECKING:
     from shellwego.client import Cloud
@@ -121,13 +122,22 @@ async def _deploy(
     here: Here, cloud: Cloud, name: str, body: DeploymentCreate, listing: Listing | None, *, waits: bool
 ) -> int | None:
     key = uuid.uuid4().hex
-    found = await cloud.apps.find(name)
-    if found is None:
-        found = await cloud.apps.create(name, idempotency_key=f"{key}-app")
+    made = None
+    if await cloud.apps.find(name) is None:
+        made = await cloud.apps.create(name, idempotency_key=f"{key}-app")
         here.output.say(f"Created the app {name}.")
-    if listing is not None:
-        body = body.model_copy(update={"source": await _upload(here, cloud, name, listing, f"{key}-source")})
-    deployment = await cloud.deployments.create(name, body, idempotency_key=key)
+    try:
+        if listing is not None:
+            body = body.model_copy(update={"source": await _upload(here, cloud, name, listing, f"{key}-source")})
+        deployment = await cloud.deployments.create(name, body, idempotency_key=key)
+    except ShellWeGoError as error:
+        if made is not None and not error.retryable:
+            # It would be an app that nobody meant to have: what was asked for is refused as it stands.
+            with contextlib.suppress(ShellWeGoError):
+                if (await cloud.apps.get(made.id)).deployment is None:
+                    await cloud.apps.delete(made.id)
+                    here.output.say(f"Removed the app {name} again, since nothing was deployed to it.")
+        raise
     if not waits:
         under_way(here, deployment, name)
         return None

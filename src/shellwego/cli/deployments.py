@@ -135,5 +135,5 @@ async def _find(cloud: Cloud, name: str, deployment: str | None) -> Deployment:
     if deployment is None:
         deployment = (await cloud.apps.get(name)).deployment
     if deployment is None:
-        raise Failed(f"{name} was never deployed.", next_step=f"shellwego deploy . --name {name}")
+        raise Failed(f"{name} was never deployed.", next_steps=(f"shellwego deploy . --name {name}",))
     return await cloud.deployments.get(name, deployment)

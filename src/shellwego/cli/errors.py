@@ -21,12 +21,12 @@ class NoCloud(ShellWeGoError):
 
 
 class Failed(ShellWeGoError):
-    """What was asked for did not come about. `details` are lines to print below."""
+    """What was asked for did not come about. `details` are lines to print below, `next_steps` commands to type."""
 
     code = "failed"
 
-    def __init__(self, problem: str, *, details: tuple[str, ...] = (), next_step: str = "") -> None:
-        self.details, self.next_step = details, next_step
+    def __init__(self, problem: str, *, details: tuple[str, ...] = (), next_steps: tuple[str, ...] = ()) -> None:
+        self.details, self.next_steps = details, next_steps
         super().__init__(problem)
 
 
@@ -77,7 +77,7 @@ def _next_steps(error: ShellWeGoError) -> list[str]:
             else [*steps, "shellwego up  (starts one on this machine)"]
         )
     if isinstance(error, Failed):
-        return [error.next_step] if error.next_step else []
+        return list(error.next_steps)
     if isinstance(error, SessionLost):
         return [f"shellwego auth login --url {error.url}"]
     if isinstance(error, CannotReach):
@@ -118,6 +118,7 @@ _FLAGS = {
     "health.retries": "--health-retries",
     "grace_seconds": "--grace",
     "image": "--image",
+    "build.dockerfile": "--dockerfile",
     "port": "--port",
     "name": "--name",
 }

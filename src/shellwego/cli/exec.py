@@ -114,7 +114,7 @@ async def _instance(cloud: Cloud, target: str, process: str | None) -> str:
         raise Failed(
             f"No instance of {target}{of_type} runs now.",
             details=tuple(f"{i.process} {i.id}: {i.state.value} {i.reason}".rstrip() for i in instances[:10]),
-            next_step=f"shellwego logs {target}",
+            next_steps=(f"shellwego logs {target}",),
         )
     # A healthy one before others, `web` before other types, one that stays before one that drains.
     usable.sort(key=lambda i: (_ALIVE.index(i.state), i.goal is not InstanceGoal.RUN, i.process != WEB, i.id))

@@ -33,9 +33,11 @@ async def follow(here: Here, cloud: Cloud, deployment: Deployment, app: str) -> 
         f"  → shellwego deployments follow {app} {deployment.id}\n"
         f"  → shellwego deployments cancel {app} {deployment.id}"
     )
+    built = False
     with busy(here, "waiting for its turn") as tell:
         told = ""
         async for event in cloud.deployments.follow(app, deployment.id):
+            built = built or event.kind == "build_log"
             if event.kind == "finished" and event.deployment is not None:
                 deployment = event.deployment
                 continue
@@ -43,6 +45,8 @@ async def follow(here: Here, cloud: Cloud, deployment: Deployment, app: str) -> 
     if not deployment.state.is_terminal:  # An old server's last word without the deployment.
         deployment = await cloud.deployments.get(app, deployment.id)
     here.if_interrupted = ""
+    if built and here.output.for_people and not deployment.release:
+        deployment = deployment.model_copy(update={"last_lines": []})  # Of the build's log, which stands right above.
     return deployment
 
 
@@ -53,15 +57,16 @@ def check_succeeded(deployment: Deployment, app: str) -> None:
     serving = (
         f"{deployment.previous_release} goes on serving."
         if deployment.previous_release
-        else f"{app} has no earlier release, so nothing serves."
+        else f"{app} has no earlier release, so nothing serves. Mend it and deploy again."
     )
+    undo = () if deployment.previous_release else (f"shellwego apps delete {app}  (if you don't want it)",)
     match deployment.state:
         case DeploymentState.CANCELLED:
-            raise Failed(f"The deployment of {app} was cancelled. {serving}")
+            raise Failed(f"The deployment of {app} was cancelled. {serving}", next_steps=undo)
         case DeploymentState.SUPERSEDED:
             raise Failed(
                 f"The deployment of {app} was taken over by a newer one.",
-                next_step=f"shellwego deployments list {app}",
+                next_steps=(f"shellwego deployments list {app}",),
             )
         case _:
             lines = tuple(deployment.last_lines)
@@ -69,7 +74,7 @@ def check_succeeded(deployment: Deployment, app: str) -> None:
                 f"The deployment of {app} failed: {deployment.reason or 'no reason was given.'}",
                 details=(*(("Last lines of its log:", *(f"  {line}" for line in lines)) if lines else ()), serving),
                 # Before there was a release, nothing ran that could have logged anything.
-                next_step=f"shellwego {'logs' if deployment.release else 'deployments get'} {app}",
+                next_steps=(f"shellwego {'logs' if deployment.release else 'deployments get'} {app}", *undo),
             )
 
 

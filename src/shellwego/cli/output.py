@@ -44,6 +44,8 @@ class Column:
 STYLES = {
     "running": "green",
     "healthy": "green",
+    "live": "green",
+    "live (rollback)": "green",
     "succeeded": "green",
     "ready": "green",
     "degraded": "yellow",
@@ -65,6 +67,7 @@ STYLES = {
     "stopped": "dim",
     "stopping": "dim",
     "superseded": "dim",
+    "replaced": "dim",
     "cancelled": "dim",
     "empty": "dim",
 }

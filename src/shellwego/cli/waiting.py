@@ -42,7 +42,7 @@ async def wait_until_gone(here: Here, cloud: Cloud, app: str, timeout_seconds: f
     with busy(here, "waiting for its instances to end"):
         while await cloud.apps.find(app) is not None:
             if time.monotonic() >= deadline:
-                raise Failed(f"It is not gone after {timeout_seconds:g} s.", next_step="shellwego instances list")
+                raise Failed(f"It is not gone after {timeout_seconds:g} s.", next_steps=("shellwego instances list",))
             await asyncio.sleep(POLL_SECONDS)
 
 
@@ -81,4 +81,4 @@ async def _reason(cloud: Cloud, seen: App, timeout_seconds: float) -> Failed:
         if instance.state not in {InstanceState.HEALTHY, InstanceState.STOPPED}
     ]
     return Failed(f"{seen.name} is {seen.status.value}: {why}", details=tuple(lines[:10]),
-                  next_step=f"shellwego logs {seen.name}")  # fmt: skip
+                  next_steps=(f"shellwego logs {seen.name}",))  # fmt: skip

@@ -91,6 +91,8 @@ def list_source(folder: Path, *, dockerfile: str | None = None) -> Listing:
     if not folder.is_dir():
         what = "is a file. Give the folder it is in" if folder.exists() else "doesn't exist"
         raise InvalidField("folder", f"{folder} {what}.")
+    if dockerfile is not None and not (folder / dockerfile).is_file():
+        raise InvalidField("build.dockerfile", f"there is no {dockerfile} in {folder}.")
     ignore, rules = ignore_of(folder, dockerfile)
     # Docker sends these even if they are ignored, since the build is steered by them.
     kept = {dockerfile or "Dockerfile", ".dockerignore", "shellwego.toml", "Procfile"}

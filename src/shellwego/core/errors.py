@@ -96,23 +96,33 @@ class TooManyRequests(ShellWeGoError):
 
 
 class NoCapacity(ShellWeGoError):
-    """No node has room for the instance."""
+    """No node has room for the instance. `never` says that none is large enough, so that waiting can't help."""
 
     code = "no_capacity"
     retryable = True
 
     def __init__(
-        self, *, needed_mib: int, largest_free_mib: int, needed_millis: int = 0, largest_free_millis: int = 0
+        self,
+        *,
+        needed_mib: int,
+        largest_free_mib: int,
+        needed_millis: int = 0,
+        largest_free_millis: int = 0,
+        never: bool = False,
     ) -> None:
+        self.never = never
         self.needed_mib, self.largest_free_mib = needed_mib, largest_free_mib
         self.needed_millis, self.largest_free_millis = needed_millis, largest_free_millis
         if largest_free_mib >= needed_mib and largest_free_millis < needed_millis:
             needed, free, option = f"{needed_millis / 1000:g} cores", f"{largest_free_millis / 1000:g}", "--cpu"
         else:
             needed, free, option = f"{needed_mib} MiB", f"{largest_free_mib} MiB", "--memory"
+        if never:
+            super().__init__(f"Needs {needed} on one node; the largest has {free}. Ask for less with {option}.")
+            return
         super().__init__(
             f"Needs {needed} on one node; the emptiest has {free} free. "
-            f"Ask for less with {option}, scale another app down, or add a node."
+            f"Ask for less with {option}, or scale another app down."
         )
 
 

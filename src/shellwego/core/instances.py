@@ -107,6 +107,20 @@ class ExitStatus:
                 return self.message or "ended unseen"
 
 
+_PAUSE = "; next start after a pause of "
+
+
+def waiting_words(last: str, *, pause_seconds: float, failures: int) -> str:
+    """How an instance ended, and when it is started again."""
+    row = f" ({failures} failures in a row)" if failures > 1 else ""
+    return f"{last}{_PAUSE}{pause_seconds:.0f} s{row}"
+
+
+def end_of(words: str) -> str:
+    """The end alone: to whoever has given the instance up, the next start is no news."""
+    return words.partition(_PAUSE)[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Instance:
     """One instance as the planners see it."""

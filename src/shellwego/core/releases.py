@@ -7,8 +7,10 @@ app. A rollback is a new deployment of an old release, so nothing about a releas
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from shellwego.core.apps import WEB, Resources
+from shellwego.core.deployments import DeploymentState
 from shellwego.core.health import HealthCheck
 from shellwego.core.ids import AppId, ReleaseId
 
@@ -32,6 +34,28 @@ class RuntimeClass:
     GVISOR = "gvisor"
     GVISOR_HOST_NETWORK = "gvisor-host-network"  # gVisor with the kernel's sockets of the instance's own namespace
     RUNC = "runc"
+
+
+class ReleaseState(StrEnum):
+    """What became of a release, by the deployments of it."""
+
+    LIVE = "live"  # the app's current one
+    DEPLOYING = "deploying"  # on its way, for the first time or again
+    REPLACED = "replaced"  # was live; a rollback can bring it back
+    FAILED = "failed"  # its only deployments never came to their end
+    CANCELLED = "cancelled"
+    SUPERSEDED = "superseded"  # a newer deployment took over before it was live
+
+    @classmethod
+    def of(cls, *, current: bool, ran_well: bool, newest: DeploymentState | None) -> ReleaseState:
+        """From whether it is current, whether a deployment of it ever succeeded, and how the newest of them stands."""
+        if current:
+            return cls.LIVE
+        if newest is not None and not newest.is_terminal:
+            return cls.DEPLOYING
+        if ran_well or newest is None:  # None: the deployment is no longer kept.
+            return cls.REPLACED
+        return cls(newest.value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from shellwego.core.deployments import DeploymentKind, DeploymentState
 from shellwego.core.health import CheckKind
 from shellwego.core.instances import InstanceGoal, InstanceState
 from shellwego.core.nodes import NodeState
+from shellwego.core.releases import ReleaseState
 
 T = TypeVar("T")
 Count = Annotated[int, Field(ge=0, le=MAXIMUM_INSTANCES)]
@@ -218,6 +219,9 @@ class Release(Answer):
     config_keys: list[str]
     """Names only; values are read by `GET /v1/apps/{app}/config`."""
     current: bool
+    state: ReleaseState
+    deployed_as: DeploymentKind | None = None
+    """What the newest deployment of it was, as `rollback` for one that was gone back to."""
     deployment: str | None = None
     note: str = ""
     created_by: str = ""

@@ -172,7 +172,7 @@ async def test_a_port_that_is_open_for_a_moment_proves_nothing() -> None:
         app.up = False
         healthy, why = await app.verdict()
     assert not healthy
-    assert "refused" in why
+    assert "nothing accepts connections on port 8080" in why
 
 
 @pytest.mark.parametrize(("status", "is_believed"), [(200, True), (404, True), (500, False)])
@@ -213,7 +213,7 @@ async def test_failures_before_the_first_success_do_not_count_at_first() -> None
             while app.dials < 4:  # noqa: ASYNC110 - see above
                 await asyncio.sleep(0.01)
         assert not app.verdicts
-        assert monitor.last_word(B) == "port 8080: connection refused"
+        assert monitor.last_word(B).startswith("nothing accepts connections on port 8080")
         app.up = True
         assert await app.verdict() == (True, "")
         assert monitor.last_word(B) == ""
@@ -223,7 +223,10 @@ async def test_past_the_start_period_they_do() -> None:
     app = App()
     app.up = False
     async with watching(app, started_ago=31.0):
-        assert await app.verdict() == (False, "port 8080: connection refused")
+        healthy, why = await app.verdict()
+    assert not healthy
+    # The commonest mistake of all: what to do about it stands beside it.
+    assert why.startswith("nothing accepts connections on port 8080. The app must listen on 0.0.0.0")
     assert app.dials >= 2
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.unit.cli.command_line import CommandLine
+from tests.unit.client.fake_cloud import problem
 
 from shellwego.cli.deploy_flags import FLAG_OF_KEY, Flags, flags_of
 from shellwego.core.appfile_keys import FILE, leaf_paths
@@ -55,6 +56,46 @@ def test_a_failed_deployment_fails_and_says_why(shellwego: CommandLine, folder: 
     assert "Last lines of its log:\n    Traceback\n    KeyError: 'X'\n" in ran.err  # without the escape sequence
     assert "v3 goes on serving." in ran.err
     assert "shellwego logs hello" in ran.err
+
+
+def test_a_first_deployment_that_fails_says_what_is_left_and_how_to_be_rid_of_it(
+    shellwego: CommandLine, folder: Path
+) -> None:
+    shellwego.cloud.outcome = DeploymentState.FAILED
+    ran = shellwego("deploy", str(folder), "--wait")
+    assert "nothing serves. Mend it and deploy again." in ran.err
+    assert "shellwego apps delete hello" in ran.err
+    assert "hello" in shellwego.cloud.apps
+
+
+def test_a_deployment_that_is_refused_leaves_no_empty_app(shellwego: CommandLine, folder: Path) -> None:
+    refusal = problem(422, "invalid_field", "image: 'x y' is not an image reference.")
+    wire = [*[lambda _: None] * 2, lambda _: refusal]  # looked for, made, refused
+    shellwego.cloud.faults = list(wire)
+    ran = shellwego("deploy", "--image", "x y", "-n", "web", "--wait")
+    assert ran.code == 2
+    assert "Removed the app web again" in ran.err
+    assert shellwego.cloud.apps == {}
+    # One that was there before is nobody's leftover.
+    shellwego.cloud.add_app("web")
+    shellwego.cloud.faults = [lambda _: None, lambda _: refusal]
+    assert shellwego("deploy", "--image", "x y", "-n", "web", "--wait").code == 2
+    assert "web" in shellwego.cloud.apps
+
+
+def test_a_build_that_fails_does_not_say_everything_twice(shellwego: CommandLine, folder: Path) -> None:
+    shellwego.cloud.outcome, shellwego.cloud.fails_before_release = DeploymentState.FAILED, True
+    ran = shellwego("deploy", str(folder), "--wait")
+    assert "Last lines of its log" not in ran.err
+    assert ran.err.count("step 1") == 1
+    assert json.loads(shellwego("deploy", str(folder), "--wait", "-o", "json").out)["last_lines"]
+
+
+def test_a_dockerfile_that_is_not_there_is_missed_before_anything_is_sent(shellwego: CommandLine, folder: Path) -> None:
+    ran = shellwego("deploy", str(folder), "--dockerfile", "build/Dockerfile")
+    assert ran.code == 2
+    assert "(--dockerfile): there is no build/Dockerfile in" in ran.err
+    assert shellwego.cloud.requests == []
 
 
 def test_in_a_script_it_returns_at_once_unless_told_to_wait(shellwego: CommandLine, folder: Path) -> None:

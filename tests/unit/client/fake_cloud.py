@@ -17,6 +17,7 @@ from shellwego.core.apps import AppStatus
 from shellwego.core.deployments import DeploymentKind, DeploymentState
 from shellwego.core.instances import InstanceGoal, InstanceState
 from shellwego.core.nodes import NodeState
+from shellwego.core.releases import ReleaseState
 from shellwego.protocol import public
 
 URL = "http://cloud.test"
@@ -66,6 +67,7 @@ class FakeCloud:
     requests: list[httpx.Request] = field(default_factory=list)
     accepted_tokens: set[str] = field(default_factory=lambda: {"good"})
     outcome: DeploymentState = DeploymentState.SUCCEEDED
+    fails_before_release: bool = False
     faults: list[Callable[[httpx.Request], Answer | None]] = field(default_factory=list)
     """Each is asked once, before a request; what it returns is the answer, what it raises breaks the wire."""
     lost_answers: int = 0
@@ -262,6 +264,7 @@ class FakeCloud:
         ended = found.model_copy(
             update={
                 "state": self.outcome,
+                "release": None if self.fails_before_release else found.release,
                 "finished_at": NOW + dt.timedelta(seconds=4),
                 "reason": "exited with status 3" if failed else "",
                 "last_lines": ["Traceback", "KeyError: 'X'\x1b]0;owned\x07"] if failed else [],
@@ -279,6 +282,7 @@ class FakeCloud:
         return public.Release(
             id=an_id("rel"), label=app.release or "", number=1, app=app.id, image=app.image or "", processes={},
             port=8080, runtime="gvisor", grace_seconds=10, config_keys=["A"], current=True, created_at=NOW,
+            state=ReleaseState.LIVE, deployed_as=DeploymentKind.ROLLBACK,
         )  # fmt: skip
 
     def _log(self, request: httpx.Request) -> Answer:

@@ -17,9 +17,10 @@ from shellwego.control.store.records import (
     TokenRecord,
     UserRecord,
 )
+from shellwego.core.deployments import DeploymentKind, DeploymentState
 from shellwego.core.ids import ReleaseId
 from shellwego.core.nodes import NodeState
-from shellwego.core.releases import ProcessType
+from shellwego.core.releases import ProcessType, ReleaseState
 from shellwego.core.status import AppFacts, SeenInstance, derive_status
 from shellwego.protocol import public
 
@@ -124,7 +125,16 @@ def _deployment(record: DeploymentRecord, releases: Releases) -> public.Deployme
     )
 
 
-def release(record: ReleaseRecord, app: AppRecord) -> public.Release:
+async def releases(tenant: Tenant, records: Sequence[ReleaseRecord], app: AppRecord) -> list[public.Release]:
+    outcomes = await tenant.releases.outcomes(app.id, [record.id for record in records])
+    return [_release(record, app, outcomes.get(record.id)) for record in records]
+
+
+def _release(
+    record: ReleaseRecord, app: AppRecord, outcome: tuple[bool, DeploymentState, DeploymentKind] | None
+) -> public.Release:
+    ran_well, newest, kind = outcome or (False, None, None)
+    current = record.id == app.current_release
     return public.Release(
         id=record.id,
         label=record.label,
@@ -136,7 +146,9 @@ def release(record: ReleaseRecord, app: AppRecord) -> public.Release:
         runtime=record.spec.runtime,
         grace_seconds=record.spec.grace_seconds,
         config_keys=list(record.config_keys),
-        current=record.id == app.current_release,
+        current=current,
+        state=ReleaseState.of(current=current, ran_well=ran_well, newest=newest),
+        deployed_as=kind,
         deployment=record.deployment,
         note=record.note,
         created_by=record.created_by,

@@ -22,7 +22,7 @@ async def list_releases(
     rows = await call.tenant.releases.page(found.id, limit=limit + 1, before=paging.number_key(cursor))
     shown, last = paging.cut(rows, limit)
     return public.Page(
-        items=[answers.release(release, found) for release in shown],
+        items=await answers.releases(call.tenant, shown, found),
         next_cursor=paging.cursor_of(last.number) if last is not None else None,
     )
 
@@ -31,4 +31,5 @@ async def list_releases(
 async def get_release(call: AnyCall, app: str, release: str) -> public.Release:
     """By label (`v3`), number or id."""
     found = await call.tenant.apps.named(app)
-    return answers.release(await find_release(call.tenant, found, release), found)
+    [answer] = await answers.releases(call.tenant, [await find_release(call.tenant, found, release)], found)
+    return answer

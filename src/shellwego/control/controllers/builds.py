@@ -178,11 +178,7 @@ class BuildsController:
         await asyncio.to_thread(_fresh, context)
         try:
             with _BuildLog(self._places.logs / f"{deployment.id}.log") as out:
-                try:
-                    return await self._build_in(deployment, source, context / "source", out)
-                except ShellWeGoError as error:
-                    out.write(str(error))
-                    raise
+                return await self._build_in(deployment, source, context / "source", out)
         finally:
             await asyncio.to_thread(shutil.rmtree, context, ignore_errors=True)
 

@@ -37,7 +37,7 @@ from shellwego.core.apps import WEB, Resources
 from shellwego.core.deployments import DeploymentKind, DeploymentState
 from shellwego.core.errors import NoCapacity, NotFound
 from shellwego.core.ids import AppId, InstanceId, NodeId, ReleaseId
-from shellwego.core.instances import Instance, InstanceGoal, InstanceState
+from shellwego.core.instances import ExitReason, Instance, InstanceGoal, InstanceState
 from shellwego.kit.faults import fault_point, reach
 
 log = structlog.get_logger()
@@ -293,7 +293,10 @@ async def _conclude(work: UnitOfWork, situation: _Situation, refused: NoCapacity
     if verdict.done:
         await service.succeed(work, rolling, step=verdict.step)
     elif verdict.failed:
-        await _fail(work, rolling, verdict, current)
+        await _fail(work, situation, rolling, verdict, current)
+    elif refused is not None and refused.never:
+        # Nothing that may end or leave would make the room: whoever waits should hear it now.
+        await service.fail(work, rolling, reason=str(refused), code=refused.code)
     else:
         how_far = str(refused) if refused is not None else verdict.step
         if how_far != rolling.step:
@@ -301,7 +304,8 @@ async def _conclude(work: UnitOfWork, situation: _Situation, refused: NoCapacity
 
 
 def _seen(record: InstanceRecord, rolling: DeploymentRecord, situation: _Situation, now: dt.datetime) -> Seen:
-    return Seen(_planned(situation.app, record, rolling, situation.release, now), record.exit_reason, record.reason)
+    planned = _planned(situation.app, record, rolling, situation.release, now)
+    return Seen(planned, record.exit_reason, record.exit_code, record.reason)
 
 
 def _is_out_of_time(rolling: DeploymentRecord, situation: _Situation, now: dt.datetime) -> bool:
@@ -318,12 +322,20 @@ def _is_out_of_time(rolling: DeploymentRecord, situation: _Situation, now: dt.da
 
 
 async def _fail(
-    work: UnitOfWork, rolling: DeploymentRecord, verdict: Verdict, current: Collection[InstanceRecord]
+    work: UnitOfWork,
+    situation: _Situation,
+    rolling: DeploymentRecord,
+    verdict: Verdict,
+    current: Collection[InstanceRecord],
 ) -> None:
     culprit = next((i for i in current if i.id == verdict.culprit), None)
     lines = culprit.last_lines if culprit is not None else ()
-    log.info("deployment.failed", deployment=rolling.id, why=verdict.why)
-    await service.fail(work, rolling, reason=verdict.why, code="rollout_failed", last_lines=lines)
+    why = verdict.why
+    if culprit is not None and culprit.exit_reason is ExitReason.OUT_OF_MEMORY and situation.release is not None:
+        limit = _resources(situation.release, culprit.process).memory_mib
+        why += f"; it may use {limit} MiB. Give it more with --memory."
+    log.info("deployment.failed", deployment=rolling.id, why=why)
+    await service.fail(work, rolling, reason=why, code="rollout_failed", last_lines=lines)
 
 
 async def _emit(work: UnitOfWork, kind: str, app: AppRecord, instance: InstanceId) -> None:

@@ -46,12 +46,18 @@ def plan_placement(
         node = _choose(demand, nodes, loads)
         if node is None:
             ready = [n for n in nodes if n.state is NodeState.READY]
+            # A node that has not said yet what it has may be large enough.
+            sized = all(n.memory_mib for n in nodes)
+            never = bool(nodes) and sized and not any(_could_ever_hold(demand, n) for n in nodes)
+            over = nodes if never else ready
+            held: Mapping[NodeId, Load] = {} if never else loads
             placed.append(
                 NoCapacity(
                     needed_mib=demand.resources.memory_mib,
-                    largest_free_mib=max((_free_mib(n, loads) for n in ready), default=0),
+                    largest_free_mib=max((_free_mib(n, held) for n in over), default=0),
                     needed_millis=demand.resources.cpu_millis,
-                    largest_free_millis=max((_free_millis(n, loads) for n in ready), default=0),
+                    largest_free_millis=max((_free_millis(n, held) for n in over), default=0),
+                    never=never,
                 )
             )
             continue
@@ -80,6 +86,11 @@ def _choose(demand: Demand, nodes: Collection[Node], loads: Mapping[NodeId, Load
         return same_app, -_free_mib(node, loads), node.id
 
     return min(filter(has_room, nodes), key=rank, default=None)
+
+
+def _could_ever_hold(demand: Demand, node: Node) -> bool:
+    """Were it empty, and were it there."""
+    return _free_mib(node, {}) >= demand.resources.memory_mib and _free_millis(node, {}) >= demand.resources.cpu_millis
 
 
 def _free_mib(node: Node, loads: Mapping[NodeId, Load]) -> int:

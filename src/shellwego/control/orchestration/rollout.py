@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from shellwego.core.ids import InstanceId, ReleaseId
-from shellwego.core.instances import ExitReason, Instance, InstanceGoal, InstanceState
+from shellwego.core.instances import ExitReason, ExitStatus, Instance, InstanceGoal, InstanceState, end_of
 
 FAILED_STARTS = 3
 """So many ends before it was ever healthy, and a new release is given up: one may be bad luck, three are not."""
@@ -98,6 +98,7 @@ class Seen:
 
     instance: Instance
     exit_reason: ExitReason | None = None
+    exit_code: int | None = None
     reason: str = ""
 
 
@@ -123,7 +124,7 @@ def judge_rollout(goal: RolloutGoal, seen: Collection[Seen], *, out_of_time: boo
             continue
         never_healthy = s.exit_reason is ExitReason.UNHEALTHY and s.instance.restarts >= 1
         if never_healthy or s.instance.restarts >= FAILED_STARTS or s.instance.state is InstanceState.CRASH_LOOP:
-            return Verdict(failed=True, why=s.reason or "it keeps ending", culprit=s.instance.id)
+            return Verdict(failed=True, why=_given_up(s), culprit=s.instance.id)
     healthy = {
         process: sum(s.instance.serves_traffic for s in fresh if s.instance.process == process)
         for process in goal.counts
@@ -144,8 +145,24 @@ def judge_rollout(goal: RolloutGoal, seen: Collection[Seen], *, out_of_time: boo
         waiting = next((s for s in fresh if not s.instance.serves_traffic), None)
         why = f"out of time with {step}"
         if waiting is not None and waiting.reason:
-            why += f"; the last word of one that isn't: {waiting.reason}"
+            why += f"; the last word of one that isn't: {end_of(waiting.reason)}"
         return Verdict(failed=True, why=why, culprit=waiting.instance.id if waiting else None, step=step)
     if not missing:
         step += f", {len(leaving)} old still leaving"
     return Verdict(step=step)
+
+
+def _given_up(seen: Seen) -> str:
+    """What an instance keeps doing, as the reason of a deployment: nothing comes after it, so no pause and no count."""
+    what = end_of(seen.reason)
+    match seen.exit_reason:
+        case ExitReason.UNHEALTHY:
+            for heading in ("health check failed: ", "not healthy yet: "):
+                what = what.removeprefix(heading)
+            return f"{seen.instance.process} never became healthy: {what}"
+        case ExitReason.EXITED | ExitReason.SIGNALLED | ExitReason.OUT_OF_MEMORY as reason:
+            # Its own words may be those of the next start, which has begun already.
+            what = str(ExitStatus(reason, seen.exit_code or 0))
+        case _:
+            pass
+    return f"{seen.instance.process} keeps ending: {what or 'nobody saw how'}"

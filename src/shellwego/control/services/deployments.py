@@ -205,7 +205,10 @@ async def fail(
 async def fail_with(work: UnitOfWork, deployment: DeploymentRecord, error: ShellWeGoError) -> DeploymentRecord:
     """The same, from the error that ended it."""
     lines = error.last_lines if isinstance(error, BuildFailed) else ()
-    return await fail(work, deployment, reason=str(error), code=error.code, last_lines=lines)
+    # Of what was found in a source the words say where; a field's name in front would be one that nobody typed.
+    found = isinstance(error, InvalidField) and error.field in {"source", "build.dockerfile"} and error.line is None
+    reason = error.problem if isinstance(error, InvalidField) and found else str(error)
+    return await fail(work, deployment, reason=reason, code=error.code, last_lines=lines)
 
 
 async def cancel(work: UnitOfWork, caller: Caller, reference: str, id: str) -> DeploymentRecord:

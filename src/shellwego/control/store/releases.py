@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from shellwego.control.store import tables
 from shellwego.control.store.records import ReleaseRecord, spec_from_json, spec_to_json
 from shellwego.control.store.repository import Repository
-from shellwego.core.deployments import DeploymentState
+from shellwego.core.deployments import DeploymentKind, DeploymentState
 from shellwego.core.ids import AppId, ReleaseId
 
 _releases = tables.releases
@@ -57,6 +57,28 @@ class ReleaseRepository(Repository[ReleaseRecord]):
         )
         statement = self._select().where(_releases.c.app == app, _releases.c.number < number, _releases.c.id.in_(good))
         return await self._one(statement.order_by(_releases.c.number.desc()).limit(1))
+
+    async def outcomes(
+        self, app: AppId, ids: Collection[ReleaseId]
+    ) -> dict[ReleaseId, tuple[bool, DeploymentState, DeploymentKind]]:
+        """For each that was ever deployed: whether that ever succeeded, and state and kind of its newest deployment."""
+        succeeded = sa.func.max(sa.case((_deployments.c.state == DeploymentState.SUCCEEDED, 1), else_=0))
+        rank = sa.func.row_number().over(
+            partition_by=_deployments.c.release, order_by=(_deployments.c.created_at.desc(), _deployments.c.id.desc())
+        )
+        ranked = (
+            sa.select(
+                _deployments.c.release,
+                _deployments.c.state,
+                _deployments.c.kind,
+                succeeded.over(partition_by=_deployments.c.release).label("ran_well"),
+                rank.label("rank"),
+            )
+            .where(_deployments.c.app == app, _deployments.c.release.in_(list(ids)))
+            .subquery()
+        )
+        rows = await self._execute(sa.select(ranked).where(ranked.c.rank == 1))
+        return {row.release: (bool(row.ran_well), DeploymentState(row.state), DeploymentKind(row.kind)) for row in rows}
 
     async def images(self) -> frozenset[str]:
         """Every image that a release of a living app names."""

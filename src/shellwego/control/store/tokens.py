@@ -47,6 +47,16 @@ class TokenRepository(Repository[TokenRecord]):
             return None
         return TokenRecord(**_part(row, _tokens)), UserRecord(**_part(row, _users)), _organisation(row)
 
+    async def is_held(self, user: UserId, name: str, *, now: dt.datetime) -> bool:
+        """Whether a token of that user that opens something has this name."""
+        stands = sa.and_(
+            _tokens.c.user == user,
+            _tokens.c.name == name,
+            _tokens.c.revoked_at.is_(None),
+            sa.or_(_tokens.c.expires_at.is_(None), _tokens.c.expires_at > now),
+        )
+        return await self._one(self._select().where(stands).limit(1)) is not None
+
     async def page(
         self, *, user: UserId, limit: int, before: tuple[dt.datetime, str] | None = None
     ) -> list[TokenRecord]:

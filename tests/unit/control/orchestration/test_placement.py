@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,6 +48,27 @@ def test_the_refusal_names_what_is_scarce() -> None:
     placed = plan_placement([demand()], [node("a")], {NodeId("a"): Load(cpu_millis=15_900)})
     assert isinstance(placed[0], NoCapacity)
     assert str(placed[0]).startswith("Needs 0.5 cores on one node; the emptiest has 0.1 free. Ask for less with --cpu")
+
+
+@pytest.mark.parametrize(
+    ("nodes", "needed_mib", "never"),
+    [
+        pytest.param([node("a")], 900, False, id="full now"),
+        pytest.param([node("a")], 1100, True, id="larger than the only node"),
+        pytest.param(
+            [node("a"), node("b", 2048, state=NodeState.UNREACHABLE)], 1100, False, id="the large one is away"
+        ),
+        pytest.param([node("a"), node("b", 0)], 1100, False, id="one hasn't said yet what it has"),
+        pytest.param([], 100, False, id="no node yet"),
+    ],
+)
+def test_waiting_is_for_what_may_come_true(nodes: list[Node], needed_mib: int, never: bool) -> None:
+    """Ten minutes of waiting for 100 GiB on a machine of 20 would teach nobody anything."""
+    loads = {n.id: Load(memory_mib=n.memory_mib // 2) for n in nodes}
+    [placed] = plan_placement([demand(needed_mib)], nodes, loads)
+    assert isinstance(placed, NoCapacity)
+    assert placed.never is never
+    assert (f"the largest has {max((n.memory_mib for n in nodes), default=0)} MiB" in str(placed)) is never
 
 
 @given(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from shellwego.control.orchestration.rollout import RolloutGoal, RolloutStep, Seen, judge_rollout, plan_rollout
 from shellwego.core.ids import InstanceId, ReleaseId
-from shellwego.core.instances import ExitReason, Instance, InstanceGoal, InstanceState
+from shellwego.core.instances import ExitReason, Instance, InstanceGoal, InstanceState, waiting_words
 
 V1, V2 = ReleaseId("v1"), ReleaseId("v2")
 S, G = InstanceState, InstanceGoal
@@ -200,18 +200,41 @@ def test_a_release_that_keeps_ending_is_given_up_with_its_reason() -> None:
     broken = replace(instances(V2, S.BACKOFF, "d")[0], restarts=3)
     verdict = judge_rollout(
         GOAL,
-        [*seen(healthy(V1, "abc")), Seen(broken, ExitReason.EXITED, "exited with status 3")],
+        [*seen(healthy(V1, "abc")), Seen(broken, ExitReason.EXITED, 3, "exited with status 3; next start ...")],
         out_of_time=False,
     )
     assert verdict.failed
     assert verdict.culprit == "d"
-    assert "status 3" in verdict.why
+    assert verdict.why == "web keeps ending: exited with status 3"
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "last", "why"),
+    [
+        (S.BACKOFF, ExitReason.EXITED, "exited with status 3", "web keeps ending: exited with status 3"),
+        (S.STARTING, ExitReason.EXITED, "not healthy yet: nothing there", "web keeps ending: exited with status 3"),
+        (S.BACKOFF, ExitReason.OUT_OF_MEMORY, "out of memory", "web keeps ending: out of memory"),
+        (S.BACKOFF, ExitReason.FAILED_TO_START, "failed to start: no /x", "web keeps ending: failed to start: no /x"),
+        (S.UNHEALTHY, ExitReason.UNHEALTHY, "health check failed: GET / answered 404",
+         "web never became healthy: GET / answered 404"),
+        (S.STARTING, ExitReason.UNHEALTHY, "not healthy yet: GET / answered 404",
+         "web never became healthy: GET / answered 404"),
+    ],
+)  # fmt: skip
+def test_who_reads_why_it_was_given_up_hears_of_no_next_start(
+    state: S, reason: ExitReason, last: str, why: str
+) -> None:
+    """There is none; "next start after a pause of 8 s" has people wait for it."""
+    words = waiting_words(last, pause_seconds=8, failures=4) if state is S.BACKOFF else last
+    broken = replace(instances(V2, state, "d")[0], restarts=3)
+    verdict = judge_rollout(GOAL, [Seen(broken, reason, 3, words)], out_of_time=False)
+    assert verdict.why == why
 
 
 def test_one_bad_start_is_not_a_verdict() -> None:
     """A database that came up a second later must not fail the deployment."""
     unlucky = replace(instances(V2, S.BACKOFF, "d")[0], restarts=1)
-    assert not judge_rollout(GOAL, [Seen(unlucky, ExitReason.EXITED, "exited")], out_of_time=False).failed
+    assert not judge_rollout(GOAL, [Seen(unlucky, ExitReason.EXITED, 1, "exited")], out_of_time=False).failed
 
 
 def test_time_runs_out_with_the_last_word_of_what_was_waited_for() -> None:
