@@ -78,6 +78,7 @@ class CloudModel(RuleBasedStateMachine):
     rest_seconds: float
     """How long it must stay so."""
     health: dict[str, Any]
+    resources: dict[str, int]
 
     def __init__(self) -> None:
         super().__init__()
@@ -163,7 +164,7 @@ class CloudModel(RuleBasedStateMachine):
     async def _deploy(self, name: str, behaviour: str, config: dict[str, str]) -> None:
         body: dict[str, Any] = {
             "image": self.image(behaviour),
-            "resources": {"memory_mib": 16, "cpu_millis": 10},
+            "resources": self.resources,
             "grace_seconds": 2,
             "health": self.health,
         }

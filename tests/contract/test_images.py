@@ -111,6 +111,14 @@ class TestImageStoreContract:
         again = await world.store.ensure(digest)
         assert (again, again.rootfs.stat().st_ino) == (first, inode)
 
+    async def test_what_is_here_is_found_without_a_registry(self, world: World, layout: Path) -> None:
+        """A restart must not wait for somebody else's registry."""
+        reference = (await world.store.resolve(world.publish(layout, "app:1"))).reference
+        assert await world.store.find(reference) is None
+        stored = await world.store.ensure(reference)
+        assert await world.store.find(reference) == stored
+        assert await world.store.find(stored.digest) == stored
+
     async def test_progress_ends_with_every_layer_whole(self, world: World, layout: Path) -> None:
         """People watch a bar; it has to reach its end."""
         seen: list[PullProgress] = []

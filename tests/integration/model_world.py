@@ -59,6 +59,9 @@ class Images:
     async def resolve(self, reference: str, *, credentials: Credentials | None = None) -> Resolved:
         return Resolved(reference, "sha256:" + "0" * 64, ImageConfig(cmd=("serve",)), 0)
 
+    async def find(self, reference: str) -> StoredImage | None:
+        return None
+
     async def ensure(
         self,
         reference: str,

@@ -301,6 +301,22 @@ async def test_a_slow_pull_holds_up_nobody_and_shows_how_far_it_is(world: World)
         await world.server.until_state(C, "healthy")
 
 
+async def test_a_registry_that_hangs_holds_up_no_other_and_nothing_that_is_here(world: World) -> None:
+    """Else one tenant's typo would keep everybody's apps from starting, for as long as a registry may be silent."""
+    stuck = {name: f"hangs.test/{name}" for name in "efghij"}
+    world.images.hold = {image: asyncio.Event() for image in (*stuck.values(), "hangs.test/here")}
+    world.images.here = {"hangs.test/here"}
+    async with running_agent(world.agent()):
+        waiting = [spec(name, image=image) for name, image in stuck.items()]
+        await world.server.say(assignment(1, *waiting))
+        await world.until(lambda: len(world.images.pulls) >= 4)
+        others = spec("b", image="other.test/app"), spec("c", image="hangs.test/here")
+        await world.server.say(assignment(2, *waiting, *others))
+        await world.server.until_state(B, "healthy")
+        await world.server.until_state(C, "healthy")
+        assert len(world.images.pulls) == 5, "of one registry four at a time"
+
+
 async def test_a_restart_that_was_asked_for(world: World) -> None:
     async with running_agent(world.agent()):
         await world.server.say(assignment(1, spec("b")))

@@ -34,6 +34,7 @@ from shellwego.kit import faults
 EXAMPLES = int(os.environ.get("SHELLWEGO_MODEL_EXAMPLES", "8"))
 STEPS = 50
 HEALTH = {"kind": "tcp", "interval_seconds": 1, "timeout_seconds": 0.5, "start_period_seconds": 2, "retries": 2}
+RESOURCES = {"memory_mib": 16, "cpu_millis": 10}
 FAULTS = (
     "agent.start.pulled", "agent.start.addressed", "agent.start.attached", "agent.start.running",
     "agent.start.recorded", "agent.end.ended", "agent.remove.recorded", "agent.remove.ended", "agent.remove.detached",
@@ -49,6 +50,7 @@ class Machine(CloudModel):
     loop: VirtualTimeLoop
     patience_seconds, rest_seconds = 2400.0, 60.0
     health = HEALTH
+    resources = RESOURCES
 
     # --- the world --------------------------------------------------------------------------------------------------
 

@@ -1,6 +1,7 @@
 """Are the images here that instances need, and no others for ever?
 
-One pull per image, shared by all that wait for it and ended when nobody does. Clean-up runs daily or when the disk
+One pull per image, shared by all that wait for it and ended when nobody does; a registry that hangs holds up nobody
+but itself. Clean-up runs daily or when the disk
 fills, never beside a pull, and only when the server has said what must stay; its failure is a warning, because it must
 never stand in the way of a deployment.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -26,6 +28,7 @@ HIGH_WATER_SHARE = 0.85
 DAILY_SECONDS = 86400.0
 _SOONEST_SECONDS = 600.0
 _PULLS_AT_ONCE = 4
+"""Of one registry."""
 _SAY_SECONDS = 0.5
 _MB = 1_000_000
 
@@ -47,7 +50,7 @@ class Images:
     def __init__(self, tasks: asyncio.TaskGroup, store: ImageStore) -> None:
         self._tasks, self._store = tasks, store
         self._pulls: dict[str, _Pull] = {}
-        self._slots = asyncio.Semaphore(_PULLS_AT_ONCE)
+        self._slots: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._no_clean_up = asyncio.Event()
         self._no_clean_up.set()
         self._digests: dict[str, str] = {}
@@ -102,8 +105,11 @@ class Images:
     async def _pull(self, reference: str, pull: _Pull) -> None:
         try:
             await self._no_clean_up.wait()
-            async with self._slots:
-                image = await self._store.ensure(reference, on_progress=lambda step: self._say(pull, step))
+            image = await self._store.find(reference)
+            if image is None:
+                # A restart of what is here waits for nobody; what has to come waits for its own registry alone.
+                async with self._slots.setdefault(reference.partition("/")[0], asyncio.Semaphore(_PULLS_AT_ONCE)):
+                    image = await self._store.ensure(reference, on_progress=lambda step: self._say(pull, step))
             await reach(PULLED)
         except Exception as error:
             if not pull.done.done():

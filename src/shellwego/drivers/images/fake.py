@@ -56,6 +56,13 @@ class FakeImageStore:
         _, image = self._find_published(wanted, credentials)
         return _resolved(f"{wanted.name}@{image.digest}", image)
 
+    async def find(self, reference: str) -> StoredImage | None:
+        wanted = parse_reference(reference)
+        image = self._images.get(self._find_local(wanted) or wanted.digest)
+        if image is None or not self._rootfs(image).is_dir():
+            return None
+        return StoredImage(image.digest, self._rootfs(image), image.config.image)
+
     async def ensure(
         self,
         reference: str,

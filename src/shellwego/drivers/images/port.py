@@ -70,6 +70,10 @@ class ImageStore(Protocol):
         """What the reference means now. Reads manifest and config, no layer."""
         ...
 
+    async def find(self, reference: str) -> StoredImage | None:
+        """The image if it is here and unpacked, and the reference can't mean another by now. Asks no registry."""
+        ...
+
     async def ensure(
         self,
         reference: str,

@@ -124,6 +124,10 @@ class DirectoryImageStore:
             image = stored
         return _resolved(f"{wanted.name}@{image.digest}", image)
 
+    async def find(self, reference: str) -> StoredImage | None:
+        wanted = parse_reference(reference)
+        return self._find_present(self._find_local(wanted) or wanted.digest)
+
     async def ensure(
         self,
         reference: str,
