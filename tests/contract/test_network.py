@@ -200,6 +200,19 @@ async def read_word(network: BridgeNetwork, address: IPv4Address, port: int) -> 
 
 
 @pytest.mark.root
+async def test_a_data_plane_made_anew_is_dialled_anew(cloud: BridgeNetwork) -> None:
+    """Else every health check fails after somebody took the namespace away, although we made it again."""
+    one = an_instance()
+    for _ in range(2):
+        await cloud.ensure_node()
+        await cloud.ensure_attached(one, FIRST)
+        with pytest.raises(ConnectionRefusedError):
+            await cloud.dial(FIRST, 8080, timeout_seconds=5)
+        subprocess.run(["ip", "netns", "delete", cloud.namespace.name], check=True)
+    await cloud.ensure_node()
+
+
+@pytest.mark.root
 class TestIsolation:
     async def test_the_node_reaches_an_instance_and_its_neighbours_do_not(
         self, cloud: BridgeNetwork, inside: Callable[[Path], Inside]

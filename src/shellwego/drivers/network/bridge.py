@@ -64,7 +64,7 @@ class BridgeNetwork:
         self._filter = nftables.Filter(subnet, connections_per_instance, tuple(allowed))
         self._netlink = namespaces.NamespaceThread(f"{prefix}-netlink")
         # Health checks dial all the time; they don't queue behind a change of the network.
-        self._dialler = namespaces.NamespaceThread(f"{prefix}-dial")
+        self._sockets = dial.Sockets(self.namespace, namespaces.NamespaceThread(f"{prefix}-dial"))
         self._changing = asyncio.Lock()
 
     @property
@@ -106,6 +106,7 @@ class BridgeNetwork:
             for id in self._namespaces_of_instances():
                 await self._detach(id)
             await reach(NODE_REMOVE)
+            self._sockets.drop()
             await self._outside(namespaces.ensure_namespace_absent, self.namespace)
             await self._outside(namespaces.forget_empty_directory)
 
@@ -141,7 +142,7 @@ class BridgeNetwork:
         return self._namespaces_of_instances()
 
     async def dial(self, address: IPv4Address, port: int, *, timeout_seconds: float) -> socket.socket:
-        unconnected = await self._dialler.run(self.namespace, dial.open_socket)
+        unconnected = await self._sockets.take()
         await dial.connect(unconnected, address, port, timeout_seconds=timeout_seconds)
         return unconnected
 

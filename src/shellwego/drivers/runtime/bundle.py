@@ -133,13 +133,7 @@ def look_at(bundle: Bundle, groups: CGroups) -> Observed | None:
     status = read_exit(f"{bundle.path}/{bundle.id}")
     # Between the app's end and the monitor's word about it, the monitor still writes the last lines.
     if status is None and (record.first.is_alive() or record.monitor.is_alive()):
-        return Observed(
-            bundle.id,
-            running=True,
-            started_at=record.started_at,
-            memory_bytes=groups.memory_bytes(bundle.id),
-            cpu_seconds=groups.cpu_seconds(bundle.id),
-        )
+        return Observed(bundle.id, running=True, started_at=record.started_at)
     status = status or read_exit(f"{bundle.path}/{bundle.id}") or _UNSEEN
     died_of_memory = bundle.out_of_memory.exists() or (
         status.reason is not ExitReason.EXITED and groups.out_of_memory_kills(bundle.id) > 0

@@ -1,4 +1,4 @@
-"""How much does a sandbox use, did it run out of memory, and who is in it?
+"""Did a sandbox run out of memory, and who is in it?
 
 The runtimes create the groups (`/PREFIX/ID`) and set their limits; we read counters straight from the kernel's files,
 which is what makes looking at a hundred sandboxes cheap, and we end and remove what is in them. Version 1 and 2 of the
@@ -18,11 +18,10 @@ from shellwego.drivers.runtime.smallfiles import read_small
 SYSTEM = Path("/sys/fs/cgroup")
 _V1_CONTROLLERS = frozenset({"cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "systemd"})
 _V1_OTHERS = frozenset({"net_cls", "net_prio", "perf_event", "hugetlb", "rdma", "misc", "unified"})
-_NANOSECONDS, _MICROSECONDS = 1e-9, 1e-6
 
 
 class CGroups(Protocol):
-    """The groups below one prefix. What isn't there reads as None or 0 and is removed already."""
+    """The groups below one prefix. What isn't there reads as 0 and is removed already."""
 
     def raise_memory(self, name: str, limit_bytes: int) -> None: ...
     def watch_out_of_memory(self, name: str) -> int | None:
@@ -30,8 +29,6 @@ class CGroups(Protocol):
         ...
 
     def out_of_memory_kills(self, name: str) -> int: ...
-    def memory_bytes(self, name: str) -> int | None: ...
-    def cpu_seconds(self, name: str) -> float | None: ...
     def pids(self, name: str) -> set[int]: ...
     def join(self, name: str, pid: int) -> None: ...
     def kill(self, name: str) -> set[int]:
@@ -71,16 +68,6 @@ class CGroupsV2:
 
     def out_of_memory_kills(self, name: str) -> int:
         return _counter(f"{self._base}/{name}/memory.events", "oom_kill")
-
-    def memory_bytes(self, name: str) -> int | None:
-        used = _number(f"{self._base}/{name}/memory.current")
-        if used is None:
-            return None
-        return max(0, used - _counter(f"{self._base}/{name}/memory.stat", "inactive_file"))
-
-    def cpu_seconds(self, name: str) -> float | None:
-        path = f"{self._base}/{name}/cpu.stat"
-        return None if read_small(path) is None else _counter(path, "usage_usec") * _MICROSECONDS
 
     def pids(self, name: str) -> set[int]:
         return _pids(self._base / name)
@@ -133,17 +120,6 @@ class CGroupsV1:
     def out_of_memory_kills(self, name: str) -> int:
         return _counter(f"{self._bases['memory']}/{name}/memory.oom_control", "oom_kill")
 
-    def memory_bytes(self, name: str) -> int | None:
-        group = f"{self._bases['memory']}/{name}"
-        used = _number(f"{group}/memory.usage_in_bytes")
-        if used is None:
-            return None
-        return max(0, used - _counter(f"{group}/memory.stat", "total_inactive_file"))
-
-    def cpu_seconds(self, name: str) -> float | None:
-        used = _number(f"{self._bases['cpuacct']}/{name}/cpuacct.usage")
-        return None if used is None else used * _NANOSECONDS
-
     def pids(self, name: str) -> set[int]:
         return _pids(self._bases["pids"] / name) | _pids(self._bases["memory"] / name)
 
@@ -164,11 +140,6 @@ class CGroupsV1:
     def remove(self, name: str) -> bool:
         left = [base for base in self._bases.values() if not _remove(base / name)]
         return not left
-
-
-def _number(path: str) -> int | None:
-    text = read_small(path)
-    return int(text) if text else None
 
 
 def _counter(path: str, name: str) -> int:

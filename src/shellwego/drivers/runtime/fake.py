@@ -114,14 +114,7 @@ class FakeRuntime:
 
     async def observe(self) -> list[Observed]:
         return [
-            Observed(
-                id,
-                running=sandbox.exit is None,
-                started_at=sandbox.started_at,
-                exit=sandbox.exit,
-                memory_bytes=1 << 20 if sandbox.exit is None else None,
-                cpu_seconds=0.0 if sandbox.exit is None else None,
-            )
+            Observed(id, running=sandbox.exit is None, started_at=sandbox.started_at, exit=sandbox.exit)
             for id, sandbox in self._sandboxes.items()
         ]
 

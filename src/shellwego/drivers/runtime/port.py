@@ -52,8 +52,6 @@ class Observed:
     running: bool
     started_at: float | None = None
     exit: ExitStatus | None = None
-    memory_bytes: int | None = None
-    cpu_seconds: float | None = None
 
 
 class ExecSession(Protocol):

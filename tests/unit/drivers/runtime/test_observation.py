@@ -21,39 +21,34 @@ MISSING = ProcessMark(1 << 22, 1)
 
 @pytest.fixture(params=["v1", "v2"])
 def system(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A tree as the kernel shows it, with one group: 30 MB used, 10 of them files nobody needs now, 2.5 s of CPU."""
+    """A tree as the kernel shows it, with one group of two processes."""
     root = tmp_path / "cgroup"
     if request.param == "v2":
         group = root / "shellwego/x" / ID
         group.mkdir(parents=True)
         (root / "cgroup.controllers").write_text("cpu memory pids")
         for name, text in {
-            "memory.current": "30000000\n",
-            "memory.stat": "anon 1\ninactive_file 10000000\n",
             "memory.events": "low 0\noom 0\noom_kill 0\n",
             "memory.max": "max",
             "memory.oom.group": "0",
-            "cpu.stat": "usage_usec 2500000\nuser_usec 1\n",
             "cgroup.procs": "11\n12\n",
         }.items():
             (group / name).write_text(text)
         return root
     for controller, files in {
         "memory": {
-            "memory.usage_in_bytes": "30000000\n",
-            "memory.stat": "cache 1\ntotal_inactive_file 10000000\n",
             "memory.oom_control": "oom_kill_disable 0\nunder_oom 0\noom_kill 0\n",
             "memory.limit_in_bytes": "1",
             "memory.memsw.limit_in_bytes": "1",
             "cgroup.procs": "11\n12\n",
         },
-        "cpu,cpuacct": {"cpuacct.usage": "2500000000\n"},
         "pids": {"cgroup.procs": "12\n", "pids.max": "5"},
     }.items():
         group = root / controller / "shellwego/x" / ID
         group.mkdir(parents=True)
         for name, text in files.items():
             (group / name).write_text(text)
+    (root / "cpu,cpuacct").mkdir()
     (root / "cpu").symlink_to("cpu,cpuacct")
     return root
 
@@ -66,8 +61,6 @@ def out_of_memory(system: Path) -> None:
 def test_counters_are_the_same_on_both_versions(system: Path) -> None:
     groups = find_cgroups("shellwego/x", system=system)
     assert isinstance(groups, CGroupsV1 | CGroupsV2)
-    assert groups.memory_bytes(ID) == 20_000_000
-    assert groups.cpu_seconds(ID) == 2.5
     assert groups.pids(ID) == {11, 12}
     assert groups.out_of_memory_kills(ID) == 0
     out_of_memory(system)
@@ -79,8 +72,6 @@ def test_counters_are_the_same_on_both_versions(system: Path) -> None:
 
 def test_what_is_not_there_reads_as_nothing(system: Path) -> None:
     groups = find_cgroups("shellwego/x", system=system)
-    assert groups.memory_bytes("gone") is None
-    assert groups.cpu_seconds("gone") is None
     assert groups.pids("gone") == set()
     assert groups.out_of_memory_kills("gone") == 0
     assert groups.remove("gone")
@@ -127,7 +118,6 @@ class TestLook:
         seen = look_at(bundle, find_cgroups("shellwego/x", system=system))
         assert seen is not None
         assert (seen.running, seen.exit, seen.started_at) == (True, None, 12.5)
-        assert (seen.memory_bytes, seen.cpu_seconds) == (20_000_000, 2.5)
 
     def test_the_last_lines_are_still_written(self, bundle: Bundle, system: Path) -> None:
         """Its exit status is told by the monitor, so the sandbox hasn't ended "unseen" while that one works."""
