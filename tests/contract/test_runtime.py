@@ -253,6 +253,17 @@ class TestAgentRestart:
         status = await real.ended(workload.id)
         assert (status.reason, status.code) == (ExitReason.EXITED, 9)
 
+    async def test_copying_a_flood_of_output_is_not_the_node_s_cost(self, real: World) -> None:
+        """No limit of an app's counts what its monitor does; without one of its own, that takes a core."""
+        workload = real.script("yes")
+        await real.driver.ensure_running(workload)
+        group = Path(f"/sys/fs/cgroup/cpu/shellwego/{real.cloud}/copying/monitor-{workload.id}")
+        (monitor,) = (group / "cgroup.procs").read_text().split()
+        assert Path(f"/proc/{monitor}/comm").read_text() == "conmon\n"
+        assert int((group / "cpu.cfs_quota_us").read_text()) * 5 < int((group / "cpu.cfs_period_us").read_text())
+        await real.driver.ensure_absent(workload.id, grace_seconds=0)
+        assert not group.exists()
+
     async def test_a_machine_that_restarted_says_so(self, real: World) -> None:
         """All processes are gone at once, the monitor too."""
         workload = real.workload()

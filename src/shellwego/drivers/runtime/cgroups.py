@@ -18,6 +18,7 @@ from shellwego.drivers.runtime.smallfiles import read_small
 SYSTEM = Path("/sys/fs/cgroup")
 _V1_CONTROLLERS = frozenset({"cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids", "systemd"})
 _V1_OTHERS = frozenset({"net_cls", "net_prio", "perf_event", "hugetlb", "rdma", "misc", "unified"})
+_PERIOD_MICROSECONDS = 100_000
 
 
 class CGroups(Protocol):
@@ -31,6 +32,10 @@ class CGroups(Protocol):
     def out_of_memory_kills(self, name: str) -> int: ...
     def pids(self, name: str) -> set[int]: ...
     def join(self, name: str, pid: int) -> None: ...
+    def limit_cpu(self, name: str, pid: int, cpu_millis: int) -> None:
+        """Put the process into a group that gets at most so much CPU. Of version 1, the other groups stay its own."""
+        ...
+
     def kill(self, name: str) -> set[int]:
         """SIGKILL everything that is in it now; the pids that were."""
         ...
@@ -74,6 +79,17 @@ class CGroupsV2:
 
     def join(self, name: str, pid: int) -> None:
         _join(self._base / name, pid)
+
+    def limit_cpu(self, name: str, pid: int, cpu_millis: int) -> None:
+        group = self._base / name
+        group.mkdir(parents=True, exist_ok=True)
+        # From the top, since a group can pass on only what it was given. The runtimes do this for their groups alone.
+        for parent in reversed(group.parents):
+            if (parent / "cgroup.subtree_control").exists():
+                (parent / "cgroup.subtree_control").write_text("+cpu")
+        period = _PERIOD_MICROSECONDS
+        (group / "cpu.max").write_text(f"{cpu_millis * period // 1000} {period}")
+        _join(group, pid)
 
     def kill(self, name: str) -> set[int]:
         found = self.pids(name)
@@ -128,6 +144,13 @@ class CGroupsV1:
             # A cpuset without CPUs takes nobody, and holds no limit of ours.
             if controller != "cpuset":
                 _join(base / name, pid)
+
+    def limit_cpu(self, name: str, pid: int, cpu_millis: int) -> None:
+        group = self._bases["cpu"] / name
+        group.mkdir(parents=True, exist_ok=True)
+        (group / "cpu.cfs_period_us").write_text(str(_PERIOD_MICROSECONDS))
+        (group / "cpu.cfs_quota_us").write_text(str(cpu_millis * _PERIOD_MICROSECONDS // 1000))
+        _join(group, pid)
 
     def kill(self, name: str) -> set[int]:
         # First nobody may be born any more, or a fork bomb outruns us.

@@ -15,6 +15,7 @@ import signal
 from pathlib import Path
 
 from shellwego.core.errors import EngineMissing, StartFailed
+from shellwego.core.ids import InstanceId
 from shellwego.core.instances import ExitReason, ExitStatus
 from shellwego.drivers.runtime.cgroups import CGroups
 from shellwego.drivers.runtime.processes import wait_readable
@@ -27,6 +28,12 @@ RELEASED = fault_point("runtime.start.monitor_released")
 
 GROUP = "monitors"
 """The control group of all monitors of a cloud, beside those of its instances."""
+
+_CPU_MILLIS = 100
+"""
+What a monitor may use. Copying a flood of output, it would take a core of the node's, which no limit of the app's
+counts; with this, the flood waits for its monitor. It is some 20 MB of log a second.
+"""
 
 _REOPEN_LOG = b"2 0 0\n"
 _MOST_SIGNALS = 64
@@ -96,6 +103,17 @@ async def create_under_monitor(command: Command, *, groups: CGroups, errors: Pat
     if _number(said.get("data")) <= 0:
         words = str(said.get("message") or "") or errors.read_text(errors="replace")
         raise StartFailed(words.strip() or "The sandbox could not be created, and the runtime did not say why.")
+
+
+def limit_monitor(id: InstanceId, pid: int, groups: CGroups) -> None:
+    """Bound what the monitor may use, now that it has created the sandbox: the runtime's work was a part of its own."""
+    with contextlib.suppress(OSError):
+        groups.limit_cpu(limited_group(id), pid, _CPU_MILLIS)
+
+
+def limited_group(id: InstanceId) -> str:
+    """The control group of one sandbox's monitor, once it only copies."""
+    return f"copying/monitor-{id}"
 
 
 def reopen_log(bundle: Path) -> bool:

@@ -30,7 +30,7 @@ from shellwego.drivers.runtime.bundle import Bundle, Record, folders, look_at
 from shellwego.drivers.runtime.cgroups import find_cgroups
 from shellwego.drivers.runtime.exec import ExecPlan, OciExec
 from shellwego.drivers.runtime.inside import check_command, check_directory, is_empty_inside
-from shellwego.drivers.runtime.monitor import create_under_monitor, reopen_log
+from shellwego.drivers.runtime.monitor import create_under_monitor, limit_monitor, limited_group, reopen_log
 from shellwego.drivers.runtime.oomwatch import OutOfMemoryWatch
 from shellwego.drivers.runtime.port import Observed, Workload
 from shellwego.drivers.runtime.processes import (
@@ -333,6 +333,7 @@ class OciRuntime(ABC):
         first, monitor = mark_of_file(bundle.pid_file), mark_of_file(bundle.monitor_pid_file)
         if first is None or monitor is None:
             raise StartFailed("The sandbox ended before its app could start.")
+        limit_monitor(workload.id, monitor.pid, self._groups)
         self._groups.raise_memory(workload.id, (workload.resources.memory_mib + self.overhead_mib) * MIB)
         self._out_of_memory.ensure_watched(workload.id)
         # runsc looks at its network flag again at the start: without it, it takes the namespace's address away.
@@ -362,6 +363,7 @@ class OciRuntime(ABC):
             self._forget_runtime_state(id)
         await self._kill_all(id)
         await self._remove_groups(id)
+        await self._remove_groups(limited_group(id))
         await reach(STOP_DELETED)
         mounts.unmount(bundle.rootfs)
         mounts.unmount(bundle.layer)

@@ -388,6 +388,10 @@ async def test_a_damaged_blob_is_fetched_again(
     assert_sound(tmp_path / "store")
     again = DirectoryImageStore(tmp_path / "again")
     assert (await again.import_layout(tmp_path / "out")).digest == found.digest
+    for layer in layers:  # Found whole just now, and still it is looked at.
+        damage(layer)
+    await store.export_layout(reference, tmp_path / "out again")
+    assert_sound(tmp_path / "store")
 
 
 @pytest.mark.parametrize("damage", [cut, flip, Path.unlink])

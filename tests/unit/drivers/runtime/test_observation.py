@@ -70,6 +70,16 @@ def test_counters_are_the_same_on_both_versions(system: Path) -> None:
     assert set(limits) == {"4096"}
 
 
+def test_a_monitor_s_share_of_the_cpu_is_written_on_both_versions(system: Path) -> None:
+    """A flood of output must cost its own app the time to copy it, not the neighbours."""
+    (system / "cgroup.subtree_control").touch()
+    find_cgroups("shellwego/x", system=system).limit_cpu("copying/a", 4242, 100)
+    written = {path.name: path.read_text() for path in system.rglob("copying/a/*")}
+    v1 = {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "10000"}
+    assert written in (v1 | {"cgroup.procs": "4242"}, {"cpu.max": "10000 100000", "cgroup.procs": "4242"})
+    assert (system / "cgroup.subtree_control").read_text() == ("+cpu" if "cpu.max" in written else "")
+
+
 def test_what_is_not_there_reads_as_nothing(system: Path) -> None:
     groups = find_cgroups("shellwego/x", system=system)
     assert groups.pids("gone") == set()
