@@ -1,9 +1,8 @@
 """Are the images here that instances need, and no others for ever?
 
 One pull per image, shared by all that wait for it and ended when nobody does; a registry that hangs holds up nobody
-but itself. Clean-up runs daily or when the disk
-fills, never beside a pull, and only when the server has said what must stay; its failure is a warning, because it must
-never stand in the way of a deployment.
+but itself. Clean-up runs daily, or when the disk fills or many images have come; never beside a pull, and only when
+the server has said what must stay. Its failure is a warning, because it must never stand in the way of a deployment.
 """
 
 from __future__ import annotations
@@ -26,6 +25,8 @@ COLLECTING = fault_point("agent.image.collecting")
 
 HIGH_WATER_SHARE = 0.85
 DAILY_SECONDS = 86400.0
+MANY_PULLS = 50
+"""So many images that came since the last clean-up make the next one due: a busy day may not wait for its end."""
 _SOONEST_SECONDS = 600.0
 _PULLS_AT_ONCE = 4
 """Of one registry."""
@@ -55,6 +56,7 @@ class Images:
         self._no_clean_up.set()
         self._digests: dict[str, str] = {}
         self._collected_at: float | None = None
+        self._pulled_since = 0
         self.problem = ""
 
     async def ensure(self, reference: str, on_words: OnWords) -> StoredImage:
@@ -83,7 +85,8 @@ class Images:
         if self._collected_at is None:
             self._collected_at = loop.time()  # A start is no reason: an agent that restarts often must not churn.
         since = loop.time() - self._collected_at
-        due = since >= DAILY_SECONDS or (disk_used_share >= HIGH_WATER_SHARE and since >= _SOONEST_SECONDS)
+        pressing = disk_used_share >= HIGH_WATER_SHARE or self._pulled_since >= MANY_PULLS
+        due = since >= DAILY_SECONDS or (pressing and since >= _SOONEST_SECONDS)
         if keep is None or not due or self._pulls:
             return None
         self._no_clean_up.clear()
@@ -96,7 +99,7 @@ class Images:
             log.warning("images.not_collected", error=repr(error))
             return None
         finally:
-            self._collected_at = loop.time()
+            self._collected_at, self._pulled_since = loop.time(), 0
             self._no_clean_up.set()
         self.problem = ""
         log.info("images.collected", freed_bytes=freed)
@@ -110,6 +113,7 @@ class Images:
                 # A restart of what is here waits for nobody; what has to come waits for its own registry alone.
                 async with self._slots.setdefault(reference.partition("/")[0], asyncio.Semaphore(_PULLS_AT_ONCE)):
                     image = await self._store.ensure(reference, on_progress=lambda step: self._say(pull, step))
+                self._pulled_since += 1
             await reach(PULLED)
         except Exception as error:
             if not pull.done.done():
