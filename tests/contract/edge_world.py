@@ -22,7 +22,16 @@ from shellwego.edge.haproxy import HAProxy
 from shellwego.edge.socket import RuntimeSocket
 from shellwego.processes.edge import EdgeOptions, stop_proxy
 from shellwego.protocol.channel import Channel, ChannelClosed
-from shellwego.protocol.messages import EdgeHello, EdgeReport, Route, Routes, RouteServer, Welcome
+from shellwego.protocol.messages import (
+    EdgeHello,
+    EdgeReport,
+    Route,
+    Routes,
+    RoutesChanged,
+    RouteServer,
+    RoutesMissed,
+    Welcome,
+)
 
 DEADLINE_SECONDS = 30.0
 APP = Path(__file__).with_name("edge_app.py")
@@ -75,7 +84,7 @@ class Load:
 
 
 class FakeServer:
-    """The server's side of the conversation."""
+    """The server's side of the conversation: all routes at first, or when an edge missed something; then changes."""
 
     def __init__(self, path: Path, domain: str) -> None:
         self._path, self._domain = path, domain
@@ -84,6 +93,7 @@ class FakeServer:
         self.gone: set[str] = set()
         self.generation = 0
         self.reports: list[EdgeReport] = []
+        self._is_whole = False
         self._channels: set[Channel] = set()
         self._server: asyncio.Server | None = None
 
@@ -109,25 +119,32 @@ class FakeServer:
 
     def lose_database(self) -> None:
         """It knows nothing any more of what it asked for."""
-        self.routes, self.gone = [], set()
+        self.routes, self.gone, self._is_whole = [], set(), True
 
     def ask(self, *routes: Route) -> None:
         """Serve these, and no more of those that were asked for before."""
-        named = {route.app for route in routes}
-        self.gone = (self.gone | {route.app for route in self.routes}) - named
+        before = {route.app: route for route in self.routes}
+        gone = before.keys() - {route.app for route in routes}
+        self.gone = (self.gone | gone) - {route.app for route in routes}
         self.routes = list(routes)
         self.generation += 1
         self.reports.clear()
+        changes = RoutesChanged(
+            since=self.generation - 1,
+            generation=self.generation,
+            routes=[route for route in routes if before.get(route.app) != route],
+            gone=sorted(gone),
+        )
         for channel in self._channels:
-            self._pushes.append(asyncio.ensure_future(self._push(channel)))
+            self._pushes.append(asyncio.ensure_future(self._push(channel, None if self._is_whole else changes)))
+        self._is_whole = False
 
     _pushes: list[asyncio.Future[None]] = []  # noqa: RUF012 - kept from the garbage collector only
 
-    async def _push(self, channel: Channel) -> None:
+    async def _push(self, channel: Channel, changes: RoutesChanged | None = None) -> None:
+        whole = Routes(generation=self.generation, domain=self._domain, routes=self.routes, gone=sorted(self.gone))
         with contextlib.suppress(ChannelClosed):
-            await channel.send(
-                Routes(generation=self.generation, domain=self._domain, routes=self.routes, gone=sorted(self.gone))
-            )
+            await channel.send(changes or whole)
 
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         channel = Channel(reader, writer)
@@ -141,6 +158,8 @@ class FakeServer:
                 message = await channel.receive()
                 if isinstance(message, EdgeReport):
                     self.reports.append(message)
+                elif isinstance(message, RoutesMissed):
+                    await self._push(channel)
         except ChannelClosed:
             pass
         finally:

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import pytest
 from tests.contract.edge_world import World, a_world, read_answer, until
@@ -122,6 +123,9 @@ async def test_a_hung_proxy_is_replaced(serving: World) -> None:
     world = serving
     stuck = await world.proxy_pid()
     os.kill(stuck, signal.SIGSTOP)
+    state = Path(f"/proc/{stuck}/stat")
+    # A signal takes a moment, in which it would accept the connection below and take it along when it is killed.
+    await until(lambda: state.read_text().rpartition(")")[2].split()[0] == "T", "it hangs")
     async with asyncio.timeout(60):
         assert (await world.get(HOST)).status == 200
     await until(lambda: stuck not in world.proxies(), "the hung one is gone")

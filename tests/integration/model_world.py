@@ -50,7 +50,7 @@ from shellwego.drivers.runtime.fake import FakeRuntime
 from shellwego.drivers.runtime.port import Workload
 from shellwego.kit.supervise import forever
 from shellwego.protocol.channel import ChannelClosed, connect
-from shellwego.protocol.messages import EdgeHello, EdgeReport, Route, Routes
+from shellwego.protocol.messages import EdgeHello, EdgeReport, Route, Routes, RoutesChanged
 
 
 class Images:
@@ -142,13 +142,13 @@ class Edge:
                 await channel.send(EdgeHello(edge="edge", version="0"))
                 while True:
                     message = await channel.receive()
-                    if isinstance(message, Routes):
+                    if isinstance(message, Routes | RoutesChanged):
                         kept = {app: route for app, route in self.routes.items() if app not in message.gone}
                         self.routes = {**kept, **{route.app: route for route in message.routes}}
                         self._look()
                         await channel.send(EdgeReport(generation=message.generation))
                         await asyncio.sleep(0.2)
-                        drained = [s.instance for route in message.routes for s in route.draining]
+                        drained = [s.instance for route in self.routes.values() for s in route.draining]
                         await channel.send(EdgeReport(generation=message.generation, drained=drained))
             finally:
                 await channel.close()
@@ -253,13 +253,15 @@ class World:
             store, agents, wakes["assignments"], open_config=lambda release: config_of(self.kms, release)
         )
         deployments = DeploymentsController(store, wakes["deployments"])
-        routes = RoutesController(store, edges, domain="cloud.test", epoch=epoch)
+        routes = RoutesController(store, edges, wakes["routes"], domain="cloud.test", epoch=epoch)
         relay = OutboxRelay(store, bus)
 
         def wake_all(events: Collection[EventRecord]) -> None:
+            routes.notice(events)
             deployments.notice(events)
-            for wake in wakes.values():
-                wake.set()
+            for name, wake in wakes.items():
+                if name != "routes":
+                    wake.set()
 
         store.on_commit(wake_all)
         if World._signing is None:

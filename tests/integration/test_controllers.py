@@ -26,13 +26,13 @@ from shellwego.control.store.records import (
     OrganisationRecord,
 )
 from shellwego.core.deployments import DeploymentState
-from shellwego.core.errors import Forbidden
+from shellwego.core.errors import Forbidden, Unavailable
 from shellwego.core.ids import AppId, NodeId, OrganisationId, UserId
 from shellwego.core.instances import InstanceGoal, InstanceState
 from shellwego.drivers.kms.fake import FakeKms
 from shellwego.kit.clock import utc_now
 from shellwego.protocol import public
-from shellwego.protocol.messages import InstanceReport, Report, Routes
+from shellwego.protocol.messages import InstanceReport, Report, Routes, RoutesChanged
 
 NODE = NodeId("nod_aaaaaaaaaaaaaaaaaaaa")
 ORGANISATION = OrganisationId("org_aaaaaaaaaaaaaaaaaaaa")
@@ -274,13 +274,12 @@ async def test_only_healthy_wanted_instances_are_routed_and_leaving_ones_are_nam
     first, second = await world.instances()
     async with world.store.reading() as work:
         app = await work.for_the_cloud().apps.get(first.app)
-        releases = await work.for_the_cloud().releases.some({app.current_release})
     leaving = dataclasses.replace(second, goal=InstanceGoal.DRAIN)
-    route = route_of(app, [first, leaving], releases, "example.org")
+    route = route_of(app, [first, leaving], "example.org", grace_seconds=10)
     assert [s.instance for s in route.servers] == [first.id]
     assert [s.instance for s in route.draining] == [second.id]
     sick = dataclasses.replace(first, state=InstanceState.UNHEALTHY)
-    assert route_of(app, [sick], releases, "example.org").status == "crashed"
+    assert route_of(app, [sick], "example.org", grace_seconds=10).status == "crashed"
 
 
 @pytest.mark.parametrize("image", ["127.0.0.1:5000/x:1", "localhost/x", "api.localhost:80/x"])
@@ -326,10 +325,18 @@ async def test_old_releases_let_go_of_their_images(world: World) -> None:
 
 
 class Published(EdgeLinks):
-    """What edges are told."""
+    """What edges are told. One that hears of changes only always has the same as one that is told all now."""
 
-    async def publish(self, routes: Routes) -> None:
+    def publish(self, routes: Routes, changes: RoutesChanged | None = None) -> None:
+        self.changes = changes
+        if changes is None:
+            self.table = {route.app: route for route in routes.routes}
+        else:
+            assert changes.since == self.last.generation
+            self.table |= {route.app: route for route in changes.routes}
+            self.table = {app: route for app, route in self.table.items() if app not in changes.gone}
         self.last = routes
+        assert self.table == {route.app: route for route in routes.routes}
 
     @property
     def servers(self) -> dict[str, list[str]]:
@@ -342,7 +349,7 @@ async def test_an_app_is_not_named_to_edges_before_its_node_has_spoken(world: Wo
     await world.settle()
     first, second = await world.instances()
     edges = Published(world.store, cloud="c")
-    routes = RoutesController(world.store, edges, domain="example.org", epoch=2)
+    routes = RoutesController(world.store, edges, asyncio.Event(), domain="example.org", epoch=2)
     world.links._on_heard = routes.heard
     await routes.once()
     assert edges.servers == {}, "the edge goes on as before"
@@ -364,7 +371,7 @@ async def test_a_node_that_stays_silent_does_not_hold_an_app_back_for_ever(world
     await world.settle()
     [instance] = await world.instances()
     edges = Published(world.store, cloud="c")
-    routes = RoutesController(world.store, edges, domain="example.org", epoch=2)
+    routes = RoutesController(world.store, edges, asyncio.Event(), domain="example.org", epoch=2)
     await routes.once()
     assert edges.servers == {}
     world.forward(seconds=UNSURE_SECONDS + 1)
@@ -377,8 +384,9 @@ async def test_an_app_that_is_new_or_fails_is_named_at_once(world: World) -> Non
     await world.deploy("blog")
     await world.rounds()
     [instance] = await world.instances()
-    routes = RoutesController(world.store, edges, domain="example.org", epoch=2)
+    routes = RoutesController(world.store, edges, asyncio.Event(), domain="example.org", epoch=2)
     world.links._on_heard = routes.heard
+    world.store.on_commit(routes.notice)
     await routes.once()
     async with world.store.writing() as work:
         await apps.create_app(work, CALLER, "shop")
@@ -390,7 +398,7 @@ async def test_an_app_that_is_new_or_fails_is_named_at_once(world: World) -> Non
 async def test_a_deleted_app_is_named_gone_to_the_edges(world: World) -> None:
     """What isn't named goes on being served."""
     edges = Published(world.store, cloud="c")
-    routes = RoutesController(world.store, edges, domain="example.org", epoch=2)
+    routes = RoutesController(world.store, edges, asyncio.Event(), domain="example.org", epoch=2)
     async with world.store.writing() as work:
         app = await apps.delete(work, CALLER, "blog")
     await routes.once()
@@ -401,3 +409,67 @@ async def test_a_deleted_app_is_named_gone_to_the_edges(world: World) -> None:
     world.forward(days=8)
     await routes.once()
     assert edges.last.gone == []
+
+
+async def test_only_what_changed_is_looked_at_and_told(world: World) -> None:
+    """One change among thousands must be cheap, and a change that no event told of is found all the same."""
+    await world.deploy("blog")
+    await world.settle()
+    async with world.store.writing() as work:
+        shop = await apps.create_app(work, CALLER, "shop")
+    edges = Published(world.store, cloud="c")
+    routes = RoutesController(world.store, edges, asyncio.Event(), domain="example.org", epoch=2)
+    world.forward(seconds=UNSURE_SECONDS + 1)
+    await routes.once()
+    world.forward(seconds=UNSURE_SECONDS + 1)
+    await routes.once()
+    assert set(edges.servers) == {"blog", "shop"}
+
+    world.store.on_commit(routes.notice)
+    [instance] = await world.instances()
+    await world.report((instance, InstanceState.BACKOFF))
+    async with world.store.writing() as work:
+        await work.for_the_cloud().apps.update(shop.id, stopped=True)
+    await routes.once()
+    assert edges.changes is not None
+    assert [route.app_name for route in edges.changes.routes] == ["blog"]
+    await routes.once()
+    assert [route.app_name for route in edges.changes.routes] == ["shop"]
+    before = edges.last
+    await routes.once()
+    assert edges.last is before
+
+
+async def test_an_app_whose_row_is_lost_is_not_told_gone(world: World) -> None:
+    """Nothing goes unless it is named: the edges are told all anew, without it."""
+    edges = Published(world.store, cloud="c")
+    routes = RoutesController(world.store, edges, asyncio.Event(), domain="example.org", epoch=2)
+    async with world.store.writing() as work:
+        await apps.create_app(work, CALLER, "shop")
+    await routes.once()
+    assert set(edges.servers) == {"blog", "shop"}
+    async with world.store.database.transaction(write=True) as connection:
+        await connection.run_sync(lambda sync: sync.exec_driver_sql("DELETE FROM apps WHERE name = 'shop'"))
+    await routes.once()
+    assert edges.changes is None
+    assert set(edges.servers) == {"blog"}
+    assert edges.last.gone == []
+
+
+async def test_a_look_that_failed_is_made_good_by_a_whole_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    edges = Published(world.store, cloud="c")
+    routes = RoutesController(world.store, edges, asyncio.Event(), domain="example.org", epoch=2)
+    await routes.once()
+    world.store.on_commit(routes.notice)
+    async with world.store.writing() as work:
+        await apps.create_app(work, CALLER, "shop")
+    with monkeypatch.context() as broken:
+        broken.setattr(routes, "_look", lambda *_: _fail())
+        with pytest.raises(Unavailable):
+            await routes.once()
+    await routes.once()
+    assert set(edges.servers) == {"blog", "shop"}
+
+
+async def _fail() -> None:
+    raise Unavailable("The database", "away")

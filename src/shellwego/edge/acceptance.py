@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
 from shellwego.core.apps import MAXIMUM_INSTANCES
@@ -35,65 +35,136 @@ class Accepted:
     route: AppRoute
 
 
-def accept_routes(
-    asked: Sequence[Route], previous: Mapping[str, Accepted], *, reserved: Iterable[str] = ()
-) -> tuple[dict[str, Accepted], list[str]]:
+@dataclass(frozen=True, slots=True)
+class Refusal:
     """
-    The routes to serve, by app, and a sentence for each one that is refused.
-
-    Of two apps that ask for one host name, the one that had it keeps it, else the first. `reserved` hosts are ours.
+    Why a route can't be served. It is tried again at every change, for what stood against it may have gone, unless
+    `raw` is None.
     """
-    problems: list[str] = []
-    accepted: dict[str, Accepted] = {}
-    changed: list[str] = []
-    for raw in asked:
-        app = raw.app
-        if app in accepted:
-            problems.append(f"route of {shown(raw)} refused: it is there twice")
-            continue
-        entry = previous.get(app)
-        if entry is None or entry.raw != raw:
-            try:
-                entry = Accepted(raw, _check(raw))
-                changed.append(app)
-            except ValueError as error:
-                problems.append(f"route of {shown(raw)} refused: {error}")
-                if entry is None:
-                    continue
-        accepted[app] = entry
 
-    # Whoever had a name and still asks for it keeps it. Unchanged routes were free of conflicts among each other
-    # before, so only the changed ones, and reserved names, are looked at one by one.
-    moving = set(changed)
-    holder = {host: app for app, entry in accepted.items() if app not in moving for host in entry.route.hosts}
-    for host in reserved:
-        if (app := holder.get(host, "")) in accepted:
-            problems.append(f"route of {shown(accepted.pop(app).raw)} refused: {host} belongs to {_OURS}")
-        holder[host] = _OURS
-    for app in changed:
-        if (before := previous.get(app)) is not None:
-            kept = set(before.route.hosts).intersection(accepted[app].route.hosts)
-            for host in kept:
-                holder.setdefault(host, app)
-    for app in changed:
-        taken = next((host for host in accepted[app].route.hosts if holder.setdefault(host, app) != app), None)
-        if taken is not None:
-            refused = accepted.pop(app)
-            problems.append(f"route of {shown(refused.raw)} refused: {taken} belongs to {holder[taken]}")
-    return accepted, problems
+    raw: Route | None
+    problem: str
 
 
-def kept_routes(asked: Sequence[Route], gone: Collection[str], previous: Mapping[str, Accepted]) -> list[Route]:
+@dataclass(frozen=True, slots=True)
+class Acceptance:
     """
-    Routes that nobody asks for any more and nobody called gone: their apps go on being served. One makes way when
-    another app is ready to serve one of its host names.
+    What is served, by app, and who holds each host name; what is refused, by app; and which apps are served although
+    the server, which knows no more of them, didn't ask. In `touched` apps this differs from the one before.
     """
+
+    accepted: Mapping[str, Accepted] = field(default_factory=dict)
+    holders: Mapping[str, str] = field(default_factory=dict)
+    refused: Mapping[str, Refusal] = field(default_factory=dict)
+    unknown: frozenset[str] = frozenset()
+    touched: frozenset[str] = frozenset()
+
+    @property
+    def problems(self) -> list[str]:
+        """A sentence for each route that is refused, and for each that nobody asks for."""
+        unknown = (self.accepted[app].raw for app in sorted(self.unknown))
+        return [
+            *(refusal.problem for refusal in self.refused.values()),
+            *(f"{shown(raw)} is unknown to the server and goes on being served" for raw in unknown),
+        ]
+
+
+def accept_all(
+    asked: Sequence[Route], gone: Collection[str], before: Acceptance, *, reserved: Collection[str] = ()
+) -> Acceptance:
+    """
+    These routes and no others, but for those that were served before and aren't named: neither asked for nor gone. A
+    server that lost its database knows nothing of some apps, and that must not take them off the net.
+    """
+    named = {raw.app for raw in asked}
+    unknown = frozenset(before.accepted.keys() - named - set(gone))
+    known = replace(before, refused={}, unknown=unknown)
+    return _accept(asked, [app for app in gone if app not in named], known, reserved)
+
+
+def accept_changes(
+    asked: Sequence[Route], gone: Collection[str], before: Acceptance, *, reserved: Collection[str] = ()
+) -> Acceptance:
+    """The same with these routes new or different and these apps gone. Costs little, however many there are."""
     named = {raw.app for raw in asked}.union(gone)
-    left = [entry for app, entry in previous.items() if app not in named]
-    if not left:
-        return []
-    ready = {host.lower().rstrip(".") for raw in asked if raw.servers for host in raw.hosts}
-    return [entry.raw for entry in left if ready.isdisjoint(entry.route.hosts)]
+    refused = (refusal.raw for app, refusal in before.refused.items() if app not in named)
+    again = [raw for raw in refused if raw is not None]
+    known = replace(before, refused={}, unknown=before.unknown - named)
+    return _accept([*asked, *again], gone, known, reserved)
+
+
+def _accept(asked: Sequence[Route], gone: Collection[str], before: Acceptance, reserved: Collection[str]) -> Acceptance:
+    """
+    Of two apps that ask for one host name, the one that had it keeps it, else the first. What is refused leaves in
+    force what its app had, but for names that it wanted to give up and another one took. `reserved` hosts are ours.
+    """
+    accepted, holders, refused = dict(before.accepted), dict(before.holders), {}
+    unknown = set(before.unknown)
+    touched: set[str] = set()
+
+    def drop(app: str) -> None:
+        if (entry := accepted.pop(app, None)) is not None:
+            release(app, entry.route.hosts)
+            unknown.discard(app)
+            touched.add(app)
+
+    def release(app: str, hosts: Iterable[str]) -> None:
+        for host in hosts:
+            if holders.get(host) == app:
+                del holders[host]
+
+    def refuse(raw: Route, why: str, *, again: bool = True) -> None:
+        refused[raw.app] = Refusal(raw if again else None, f"route of {shown(raw)} refused: {why}")
+
+    for app in gone:
+        drop(app)
+    for host in reserved:
+        if (holder := holders.get(host)) is not None:
+            refuse(accepted[holder].raw, f"{host} belongs to {_OURS}")
+            drop(holder)
+
+    new: dict[str, Accepted] = {}
+    seen: set[str] = set()
+    for raw in asked:
+        if raw.app in seen:
+            refuse(raw, "it is there twice", again=False)
+            continue
+        seen.add(raw.app)
+        there = accepted.get(raw.app)
+        if there is not None and there.raw == raw:
+            continue
+        try:
+            new[raw.app] = Accepted(raw, _check(raw))
+        except ValueError as error:
+            refuse(raw, str(error))
+
+    for app, entry in new.items():  # Before the first name is taken, every name that is given up is free.
+        if (there := accepted.get(app)) is not None:
+            release(app, set(there.route.hosts).difference(entry.route.hosts))
+    for app, entry in new.items():
+        in_the_way = {holders[host] for host in entry.route.hosts if holders.get(host, app) != app}
+        in_the_way.update(_OURS for host in entry.route.hosts if host in reserved)
+        if entry.route.targets and in_the_way <= unknown:
+            # What nobody asks for makes way for one that is ready to serve its name.
+            for other in in_the_way:
+                drop(other)
+        elif in_the_way:
+            taken = ", ".join(h for h in entry.route.hosts if h in reserved or holders.get(h, app) != app)
+            refuse(entry.raw, f"{taken} belongs to {', '.join(sorted(in_the_way))}")
+            if app not in accepted:
+                continue
+            entry = _without(accepted[app], {h for h in accepted[app].route.hosts if holders.get(h, app) != app})
+        accepted[app] = entry
+        touched.add(app)
+        holders.update(dict.fromkeys(entry.route.hosts, app))
+    return Acceptance(accepted, holders, refused, frozenset(unknown), frozenset(touched))
+
+
+def _without(entry: Accepted, hosts: Collection[str]) -> Accepted:
+    if not hosts:
+        return entry
+    left = tuple(host for host in entry.route.hosts if host not in hosts)
+    return Accepted(entry.raw, replace(entry.route, hosts=left))
 
 
 def shown(raw: Route) -> str:

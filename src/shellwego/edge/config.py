@@ -10,6 +10,7 @@ Why the less obvious lines are there is said beside them.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -100,6 +101,7 @@ def maximum_connections(descriptor_limit: int) -> int:
     return max(100, min(_MAXIMUM_CONNECTIONS, (descriptor_limit - _DESCRIPTORS_RESERVED) // 2))
 
 
+@functools.lru_cache(maxsize=4)  # Asked for in every round.
 def shape_of(settings: ProxySettings) -> str:
     """The fingerprint that a running HAProxy shows in its description. Descriptor numbers don't count."""
 

@@ -1,15 +1,16 @@
 """How does the edge hear from the server?
 
-It connects to the server's control socket, says who it is, takes over each Routes message, and reports when a
-generation is in force or a draining server's last request has ended. Reports are whole and repeated now and then, so
-a lost one is made good. While the server is away the edge serves what it has, and tries again.
+It connects to the server's control socket, says who it is, is told all routes and then what changes, and reports when a
+generation is in force or a draining server's last request has ended. Changes that don't follow on what it has, in
+whatever order and however often they come, change nothing: it asks for all again. Reports are whole and repeated now
+and then, so a lost one is made good. While the server is away the edge serves what it has, and tries again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +18,7 @@ import structlog
 
 from shellwego.kit.faults import fault_point, reach
 from shellwego.protocol.channel import Channel, ChannelClosed, connect
-from shellwego.protocol.messages import EdgeHello, EdgeReport, Refused, Route, Routes, Welcome
+from shellwego.protocol.messages import EdgeHello, EdgeReport, Refused, Routes, RoutesChanged, RoutesMissed, Welcome
 
 log = structlog.get_logger()
 
@@ -29,9 +30,7 @@ REPORT_SECONDS = 10.0
 
 
 class Want(Protocol):
-    def __call__(
-        self, generation: int, domain: str, routes: Sequence[Route], *, gone: Collection[str], cloud: str
-    ) -> None: ...
+    def __call__(self, message: Routes | RoutesChanged, *, cloud: str) -> None: ...
 
 
 class RefusedByServer(Exception):
@@ -46,6 +45,7 @@ class ServerLink:
         self._latest: EdgeReport | None = None
         self._changed = asyncio.Event()
         self._asked: int | None = None
+        self._first = 0
         self._is_away = False
 
     def report(self, report: EdgeReport) -> None:
@@ -100,11 +100,16 @@ class ServerLink:
                     log.info("edge.linked", cloud=cloud)
                 case Refused() as refused:
                     raise RefusedByServer(f"{refused.code}: {refused.problem}")
-                case Routes() as routes if self._asked is None or routes.generation > self._asked:
+                case Routes() | RoutesChanged() as message if self._asked is None or message.generation > self._asked:
                     await reach(RECEIVED)
-                    self._asked = routes.generation
-                    self._latest = None  # A report on other routes may bear the same number: servers count anew.
-                    self._want(routes.generation, routes.domain, routes.routes, gone=routes.gone, cloud=cloud)
+                    if isinstance(message, RoutesChanged) and message.since != self._asked:
+                        await channel.send(RoutesMissed(generation=self._asked or 0))
+                        continue
+                    if self._asked is None:
+                        self._first = message.generation
+                        self._latest = None
+                    self._asked = message.generation
+                    self._want(message, cloud=cloud)
                 case _:
                     pass  # An older generation, or a message of a newer server that we need not know.
 
@@ -117,6 +122,6 @@ class ServerLink:
             report = self._latest
             # Before this server's first routes are in force there is nothing to tell it: an older server's
             # generation means nothing to it.
-            if report is not None and self._asked is not None and report.generation == self._asked:
+            if report is not None and self._asked is not None and self._first <= report.generation <= self._asked:
                 await channel.send(report)
                 await reach(REPORTED)

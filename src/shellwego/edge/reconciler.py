@@ -2,14 +2,15 @@
 
 Observe, plan, apply, report; remembers nothing that can't be asked again. A whole look at HAProxy is taken at the
 start, after any surprise and every WHOLE_LOOK_SECONDS; in between, the picture is carried on by `apply_to`, and only
-apps whose route changed are planned, so that one change among thousands takes milliseconds.
+apps whose route changed are planned, so that one change among thousands takes milliseconds. For the same reason what
+was brought about is written to disk, and reported, beside the next round.
 """
 
 from __future__ import annotations
 
 import asyncio
 import resource
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import msgspec
 import structlog
 
 from shellwego.core.errors import Conflict
-from shellwego.edge.acceptance import Accepted, accept_routes, kept_routes, shown
+from shellwego.edge.acceptance import Acceptance, Accepted, accept_all, accept_changes
 from shellwego.edge.apply import apply_plan
 from shellwego.edge.config import ProxyPaths, ProxySettings, render_config, render_maps, render_pages, shape_of
 from shellwego.edge.haproxy import ConfigRefused, HAProxy
@@ -25,10 +26,10 @@ from shellwego.edge.listeners import Listeners, open_listeners, take_listeners
 from shellwego.edge.routes import (
     API_BACKEND,
     SLOT_PREFIX,
-    Mode,
     Observed,
     RoutePlan,
     apply_to,
+    busy_slots,
     find_drained,
     narrow,
     plan_routes,
@@ -36,7 +37,7 @@ from shellwego.edge.routes import (
 from shellwego.edge.socket import ProxyInfo, observe_all, observed_from, parse_map, parse_servers, show_slot
 from shellwego.edge.state import SavedRoutes, load_routes, save_routes
 from shellwego.kit.faults import fault_point, reach
-from shellwego.protocol.messages import EdgeReport, Route
+from shellwego.protocol.messages import EdgeReport, Routes, RoutesChanged
 
 log = structlog.get_logger()
 
@@ -72,12 +73,26 @@ class _Picture:
 
     observed: Observed
     looked_at: float
+    busy: frozenset[str]
+    """Where a server drains or waits to be deleted."""
     applied: Mapping[str, Accepted] | None = None
     fixed: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _InForce:
+    """What a round brought about, and what there is to say of it."""
+
+    saved: SavedRoutes
+    acceptance: Acceptance
+    report: EdgeReport
+
+
 class EdgeReconciler:
-    """Keeps one HAProxy serving what is wanted. `on_report` hears what each round found."""
+    """
+    Keeps one HAProxy serving what is wanted. Call `round` in a loop, and `settle` in another one, woken by `settles`;
+    `on_report` hears what was found.
+    """
 
     def __init__(
         self,
@@ -91,12 +106,15 @@ class EdgeReconciler:
         self._listeners: Listeners | None = None
         self._picture: _Picture | None = None
         self._saved = load_routes(settings.routes_file)
-        self._is_saved = True
+        self._on_disk = self._saved
         self._in_force = 0
-        self._accepted, self._refused = accept_routes(self._saved.routes, {}, reserved=self._fixed_hosts())
+        self._unsettled: _InForce | None = None
+        self.settles = asyncio.Event()
+        self._acceptance = accept_all(self._saved.routes, (), Acceptance(), reserved=self._fixed_hosts())
         self._busy_rounds = 0
-        self._busy: tuple[Observed, frozenset[str]] | None = None
+        self._touched: set[str] = set()
         self._hosts: frozenset[str] = frozenset()
+        self._hosts_of: Acceptance | None = None
 
     @property
     def cloud(self) -> str:
@@ -110,57 +128,77 @@ class EdgeReconciler:
     @property
     def hosts(self) -> frozenset[str]:
         """Every host name that is served, for the certificates. The same object until it changes."""
-        hosts = frozenset(self._fixed_hosts()).union(*(entry.route.hosts for entry in self._accepted.values()))
-        if hosts != self._hosts:
-            self._hosts = hosts
+        if self._hosts_of is not self._acceptance:
+            self._hosts_of = self._acceptance
+            hosts = frozenset(self._fixed_hosts()).union(self._acceptance.holders)
+            if hosts != self._hosts:
+                self._hosts = hosts
         return self._hosts
 
-    def want(
-        self, generation: int, domain: str, routes: Sequence[Route], *, gone: Collection[str] = (), cloud: str
-    ) -> None:
-        """
-        Take over what should be served; of `gone` apps nothing more. The next round brings it about and reports it.
-        """
-        self._saved = SavedRoutes(cloud=cloud, domain=domain, generation=generation)
-        kept = kept_routes(routes, gone, self._accepted)
-        self._accepted, self._refused = accept_routes([*routes, *kept], self._accepted, reserved=self._fixed_hosts())
-        self._is_saved = False
-        for problem in self._refused:
-            log.warning("edge.route_refused", problem=problem)
-        self._refused += [f"{shown(raw)} is unknown to the server and goes on being served" for raw in kept]
+    def want(self, message: Routes | RoutesChanged, *, cloud: str) -> None:
+        """Take over what should be served. The next round brings it about and reports it."""
+        before = self._acceptance
+        match message:
+            case Routes():
+                # First the domain: whose names are reserved depends on it.
+                self._saved = SavedRoutes(cloud=cloud, domain=message.domain, generation=message.generation)
+                accept = accept_all
+            case RoutesChanged():
+                self._saved = SavedRoutes(cloud=cloud, domain=self._saved.domain, generation=message.generation)
+                accept = accept_changes
+        self._acceptance = accept(message.routes, message.gone, before, reserved=self._fixed_hosts())
+        self._touched |= self._acceptance.touched
+        for app, refusal in self._acceptance.refused.items():
+            if before.refused.get(app) != refusal:
+                log.warning("edge.route_refused", problem=refusal.problem)
         self._wake.set()
 
     async def round(self) -> RoutePlan:
-        """Observe, plan, apply, report, once."""
-        saved, accepted, refused = self._saved, self._accepted, self._refused
+        """Observe, plan, apply, once. `settle` reports it."""
+        saved, acceptance = self._saved, self._acceptance
+        touched, self._touched = self._touched, set()
         try:
-            # Nothing of these routes was reported yet, so nobody has acted on them: until the report goes out, the
-            # older file is as right as the newer one, and writing may go on beside applying.
-            async with asyncio.TaskGroup() as tasks:
-                saving = tasks.create_task(self._save(saved, accepted), name="edge.save")
-                applying = tasks.create_task(self._bring_about(accepted), name="edge.apply")
+            plan, problems, older = await self._bring_about(acceptance.accepted, touched)
         except BaseException as error:
             self._picture = None  # Whatever went wrong, what we believed of HAProxy may be wrong as well.
-            cause = error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error
-            if isinstance(cause, Exception):
-                why = f"the proxy can't be brought to what it should serve: {cause}"
+            if isinstance(error, Exception):
+                why = f"the proxy can't be brought to what it should serve: {error}"
                 self._on_report(EdgeReport(generation=self._in_force, problems=[why[:500]], serving=False))
-            if cause is not error:
-                raise cause from error
             raise
-        plan, problems, older = applying.result()
-        problems += saving.result()
         assert self._picture is not None
-        draining = [entry.route for entry in accepted.values() if entry.route.draining]
+        draining = [entry.route for entry in acceptance.accepted.values() if entry.route.draining]
         drained = find_drained(draining, self._picture.observed, older_proxies=older)
-        await reach(REPORT)
         self._in_force = saved.generation
-        if saved is self._saved:  # Else the next round, which is due already, has more to say.
-            self._on_report(
-                EdgeReport(generation=saved.generation, drained=sorted(drained), problems=[*refused, *problems])
-            )
-        self._look_again_soon(bool(problems) or bool(self._busy_slots()))
+        report = EdgeReport(
+            generation=saved.generation, drained=sorted(drained), problems=[*acceptance.problems, *problems]
+        )
+        self._unsettled = _InForce(saved, acceptance, report)
+        self.settles.set()
+        self._look_again_soon(bool(problems) or bool(self._picture.busy))
         return plan
+
+    async def settle(self) -> None:
+        """
+        Save the routes in force, then report them. A change doesn't wait for the disk: until the report goes out nobody
+        has acted on it, and the older file is as right as the newer one.
+        """
+        there = self._unsettled
+        if there is None:
+            return
+        report = there.report
+        if there.saved is not self._on_disk:
+            routes = [entry.raw for entry in there.acceptance.accepted.values()]
+            try:
+                await save_routes(self._settings.routes_file, msgspec.structs.replace(there.saved, routes=routes))
+                self._on_disk = there.saved
+            except OSError as error:  # A full disk must not keep us from serving.
+                log.error("edge.state_unsaved", error=str(error))
+                problem = f"The routes can't be saved, a restart would forget them: {error}"
+                report = msgspec.structs.replace(report, problems=[*report.problems, problem])
+        await reach(REPORT)
+        self._on_report(report)
+        if self._unsettled is there:
+            self._unsettled = None
 
     def close(self) -> None:
         """Let go of HAProxy, which goes on."""
@@ -171,14 +209,16 @@ class EdgeReconciler:
 
     # --- observe, plan, apply -------------------------------------------------------------------------------------
 
-    async def _bring_about(self, accepted: Mapping[str, Accepted]) -> tuple[RoutePlan, tuple[str, ...], bool]:
+    async def _bring_about(
+        self, accepted: Mapping[str, Accepted], touched: Collection[str]
+    ) -> tuple[RoutePlan, tuple[str, ...], bool]:
         info = await self._ensure_proxy(accepted)
-        await self._observe(info)
-        plan = self._plan(accepted)
+        await self._observe(info, is_urgent=bool(touched))
+        plan = self._plan(accepted, touched)
         if plan.slots_needed > info.slots:
             info = await self._start(self._proxy_settings(info), accepted, slots=_room_for(plan.slots_needed))
             await self._observe(info)
-            plan = self._plan(accepted)
+            plan = self._plan(accepted, touched)
         picture = self._picture
         assert picture is not None
         older = self._proxy.retire_others(info.pid, rescan=picture.applied is None)
@@ -190,44 +230,38 @@ class EdgeReconciler:
             picture.applied = None
         else:
             picture.observed = apply_to(picture.observed, plan, applied.kept)
+            picture.busy = (picture.busy - plan.slots) | busy_slots(picture.observed, plan.slots)
             picture.applied, picture.fixed = accepted, self._fixed_hosts()
         return plan, applied.problems, bool(older)
 
-    async def _observe(self, info: ProxyInfo) -> None:
-        """Make the picture true: whole when there is none or it is old, else of the slots where something is due."""
+    async def _observe(self, info: ProxyInfo, *, is_urgent: bool = False) -> None:
+        """
+        Make the picture true: whole when there is none or it is old, else of the slots where something is due. An old
+        one will do for a change that is urgent, as long as it isn't very old.
+        """
         await reach(OBSERVE)
         now = asyncio.get_running_loop().time()
         paths, picture = self._settings.paths, self._picture
-        if picture is None or now - picture.looked_at > WHOLE_LOOK_SECONDS:
+        patience = WHOLE_LOOK_SECONDS * (4 if is_urgent else 1)
+        if picture is None or picture.applied is None or now - picture.looked_at > patience:
             hosts, owners, state, stat = await self._proxy.runtime.ask(observe_all((paths.hosts_map, paths.owners_map)))
             servers = parse_servers(state, stat, prefix=SLOT_PREFIX)
-            self._picture = _Picture(observed_from(parse_map(hosts), parse_map(owners), servers, info.slots), now)
-            return
-        if busy := self._busy_slots():
-            answers = await self._proxy.runtime.ask([line for slot in busy for line in show_slot(slot)])
+            observed = observed_from(parse_map(hosts), parse_map(owners), servers, info.slots)
+            self._picture = _Picture(observed, now, busy_slots(observed, observed.servers))
+        elif picture.busy:
+            answers = await self._proxy.runtime.ask([line for slot in picture.busy for line in show_slot(slot)])
             seen = parse_servers("\n".join(answers[::2]), "\n".join(answers[1::2]), prefix=SLOT_PREFIX)
-            calm = {slot: there for slot, there in picture.observed.servers.items() if slot not in busy}
+            calm = {slot: there for slot, there in picture.observed.servers.items() if slot not in picture.busy}
             picture.observed = replace(picture.observed, servers=calm | seen)
+            picture.busy = busy_slots(picture.observed, picture.busy)
 
-    def _busy_slots(self) -> frozenset[str]:
-        """Where a server drains or waits to be deleted. Asked several times a round, so it is kept with its picture."""
-        if self._picture is None:
-            return frozenset()
-        observed = self._picture.observed
-        if self._busy is None or self._busy[0] is not observed:
-            slots = (slot for slot, there in observed.servers.items() if any(s.mode is not Mode.READY for s in there))
-            self._busy = observed, frozenset(slots)
-        return self._busy[1]
-
-    def _plan(self, accepted: Mapping[str, Accepted]) -> RoutePlan:
+    def _plan(self, accepted: Mapping[str, Accepted], touched: Collection[str]) -> RoutePlan:
         picture, fixed = self._picture, self._fixed_hosts()
         assert picture is not None
         observed, before = picture.observed, picture.applied
         if before is None or picture.fixed != fixed:
             return plan_routes({app: entry.route for app, entry in accepted.items()}, fixed, observed)
-        changed = {app for app, entry in accepted.items() if before.get(app) is not entry}
-        changed.update(app for app in before if app not in accepted)
-        changed.update(app for slot in self._busy_slots() if (app := observed.owners.get(slot)) is not None)
+        changed = {*touched, *(observed.owners[slot] for slot in picture.busy if slot in observed.owners)}
         routes = {app: accepted[app].route for app in changed if app in accepted}
         hosts = {host for route in routes.values() for host in route.hosts}
         hosts.update(host for app in changed if app in before for host in before[app].route.hosts)
@@ -301,19 +335,6 @@ class EdgeReconciler:
 
     def _fixed_hosts(self) -> dict[str, str]:
         return {f"api.{self.domain}": API_BACKEND}
-
-    async def _save(self, saved: SavedRoutes, accepted: Mapping[str, Accepted]) -> tuple[str, ...]:
-        """What went wrong, if anything. A full disk must not keep us from serving."""
-        if self._is_saved:
-            return ()
-        routes = [entry.raw for entry in accepted.values()]
-        try:
-            await save_routes(self._settings.routes_file, msgspec.structs.replace(saved, routes=routes))
-        except OSError as error:
-            log.error("edge.state_unsaved", error=str(error))
-            return (f"The routes can't be saved, a restart would forget them: {error}",)
-        self._is_saved = saved is self._saved
-        return ()
 
 
 def _room_for(apps: int) -> int:

@@ -12,9 +12,10 @@ The order of steps is the promise: newcomers first, then the map, then the leave
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import chain
 
 SLOT_PREFIX = "slot"
 API_BACKEND = "api"
@@ -83,7 +84,7 @@ class SeenServer:
 @dataclass(frozen=True, slots=True)
 class Observed:
     """
-    What HAProxy holds. `slots` is their number; only those with a server stand in `servers`. `taken` names slots of
+    What HAProxy holds. `slots` is their number; only those with a server stand in `servers`. `taken` are more slots, of
     which no more is known than that they aren't free.
     """
 
@@ -91,13 +92,13 @@ class Observed:
     hosts: Mapping[str, str] = field(default_factory=dict)
     owners: Mapping[str, str] = field(default_factory=dict)
     servers: Mapping[str, tuple[SeenServer, ...]] = field(default_factory=dict)
-    taken: frozenset[str] = frozenset()
+    taken: Collection[str] = ()
 
     def free_slots(self) -> Iterable[str]:
-        """Slots that nobody owns and that hold no server, lowest first."""
-        names = (f"{SLOT_PREFIX}{number}" for number in range(1, self.slots + 1))
-        used = self.taken.union(self.owners, self.servers)
-        return (name for name in names if name not in used)
+        """Slots that nobody owns and that hold no server. Behind as many as are used the search is short."""
+        begin = min(self.slots, len(self.taken) + len(self.owners))
+        names = (f"{SLOT_PREFIX}{number + 1}" for number in chain(range(begin, self.slots), range(begin)))
+        return (n for n in names if n not in self.owners and n not in self.servers and n not in self.taken)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,12 @@ class RoutePlan:
     deletes: tuple[tuple[str, str], ...] = ()
     releases: tuple[str, ...] = ()
     slots_needed: int = 0
+
+    @property
+    def slots(self) -> frozenset[str]:
+        """Those whose servers it changes."""
+        steps = (self.adds, self.readies, self.drains, self.retires, self.shutdowns, self.deletes)
+        return frozenset(slot for step in steps for slot, _ in step)
 
     @property
     def is_noop(self) -> bool:
@@ -190,7 +197,7 @@ def narrow(observed: Observed, apps: Collection[str], hosts: Collection[str]) ->
         hosts={host: observed.hosts[host] for host in hosts if host in observed.hosts},
         owners=owned,
         servers={slot: observed.servers[slot] for slot in owned if slot in observed.servers},
-        taken=observed.taken.union(observed.owners, observed.servers).difference(owned),
+        taken=_Taken(observed),
     )
 
 
@@ -227,7 +234,14 @@ def apply_to(observed: Observed, plan: RoutePlan, refused: Collection[tuple[str,
     return replace(observed, hosts=hosts, owners=owners, servers=servers)
 
 
-def find_drained(routes: Iterable[AppRoute], observed: Observed, *, older_proxies: bool) -> frozenset[str]:
+def busy_slots(observed: Observed, among: Iterable[str]) -> frozenset[str]:
+    """Where a server drains or waits to be deleted."""
+    return frozenset(
+        slot for slot in among if any(server.mode is not Mode.READY for server in observed.servers.get(slot, ()))
+    )
+
+
+def find_drained(routes: Collection[AppRoute], observed: Observed, *, older_proxies: bool) -> frozenset[str]:
     """
     Which draining instances have no request under way any more, or have had their grace.
 
@@ -235,7 +249,8 @@ def find_drained(routes: Iterable[AppRoute], observed: Observed, *, older_proxie
     counts for servers that are still there, because such a request may belong to any of them.
     """
     drained = set()
-    seen = {server.name: server for there in observed.servers.values() for server in there}
+    names = {target.server for route in routes for target in route.draining}
+    seen = {s.name: s for there in observed.servers.values() for s in there if s.name in names} if names else {}
     for route in routes:
         for target in route.draining:
             server = seen.get(target.server)
@@ -250,6 +265,24 @@ def find_drained(routes: Iterable[AppRoute], observed: Observed, *, older_proxie
 
 
 # --- private parts ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken(Collection[str]):
+    """The slots that are used, without a copy of their names."""
+
+    observed: Observed
+
+    def __contains__(self, slot: object) -> bool:
+        seen = self.observed
+        return slot in seen.owners or slot in seen.servers or slot in seen.taken
+
+    def __iter__(self) -> Iterator[str]:
+        seen = self.observed
+        return iter({*seen.owners, *seen.servers, *seen.taken})
+
+    def __len__(self) -> int:
+        return len(self.observed.owners)
 
 
 @dataclass(slots=True)

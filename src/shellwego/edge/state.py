@@ -48,4 +48,4 @@ async def save_routes(path: Path, saved: SavedRoutes) -> None:
     """Make it last. Raises OSError."""
     await reach(SAVE)
     # Thousands of routes and two fsyncs: not on the loop that answers for traffic.
-    await asyncio.to_thread(replace_file, path, msgspec.json.encode(saved))
+    await asyncio.to_thread(lambda: replace_file(path, msgspec.json.encode(saved)))

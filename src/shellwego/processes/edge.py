@@ -133,6 +133,7 @@ async def run_edge(options: EdgeOptions, *, ready: asyncio.Event | None = None) 
         async with asyncio.TaskGroup() as tasks:
             for name, once, every_seconds, event in (
                 ("edge.reconcile", reconcile, 5.0, wake),
+                ("edge.settle", reconciler.settle, 5.0, reconciler.settles),
                 ("edge.certificates", keep_certificates, 3600.0, hosts_changed),
                 ("edge.link", link.talk, 0.5, None),
                 ("edge.access_log", access_log.read, 1.0, None),

@@ -86,12 +86,14 @@ async def run_server(cloud: Cloud) -> None:
         extra_ca=cloud.extra_ca.read_text() if cloud.extra_ca.exists() else "",
     )
     deployments = DeploymentsController(store, wakes["deployments"])
-    routes = RoutesController(store, edges, domain=cloud.identity.domain, epoch=epoch)
+    routes = RoutesController(store, edges, wakes["routes"], domain=cloud.identity.domain, epoch=epoch)
 
     def wake_all(events: Collection[EventRecord]) -> None:
+        routes.notice(events)  # First: the others' rounds take longer, and requests depend on this one.
         deployments.notice(events)
-        for wake in wakes.values():
-            wake.set()
+        for name, wake in wakes.items():
+            if name != "routes":
+                wake.set()
 
     store.on_commit(wake_all)
     settings = ApiSettings(

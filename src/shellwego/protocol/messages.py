@@ -14,7 +14,8 @@ from typing import Literal
 
 import msgspec
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
+"""2: an edge is told what changed of its routes (RoutesChanged), and says when it missed something."""
 OLDEST_SUPPORTED = 1
 
 
@@ -253,6 +254,25 @@ class Routes(Message, frozen=True, kw_only=True):
     domain: str
     routes: list[Route]
     gone: list[str] = []
+
+
+class RoutesChanged(Message, frozen=True, kw_only=True):
+    """
+    What makes generation `generation` of generation `since`: routes that are new or different, each whole, and apps of
+    which nothing more is served. For an edge that speaks protocol 2 and was sent all before; one that isn't at `since`
+    has missed something, and says RoutesMissed.
+    """
+
+    since: int
+    generation: int
+    routes: list[Route] = []
+    gone: list[str] = []
+
+
+class RoutesMissed(Message, frozen=True, kw_only=True):
+    """An edge's answer to changes of a generation that it never had: send all. `generation` is the one it has."""
+
+    generation: int
 
 
 class EdgeReport(Message, frozen=True, kw_only=True):

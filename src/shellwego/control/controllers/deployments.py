@@ -74,9 +74,8 @@ class DeploymentsController:
         for event in events:
             if not event.kind.startswith(_SUBJECTS):
                 continue
-            app = event.payload.get("app", event.subject if event.kind.startswith("app.") else None)
-            if app is not None:
-                self._dirty.add(AppId(str(app)))
+            if event.app is not None:
+                self._dirty.add(event.app)
             elif event.kind.startswith("node."):
                 self._swept_at = None
             self._wake.set()

@@ -1,24 +1,30 @@
 """What must the edge serve?
 
-Every living app's host names and the instances that may get requests, as one `Routes` message whenever it changes. An
-instance is in it only while it is healthy and wanted; one that leaves is listed as draining until the edge has seen its
-last request end. What an edge isn't told of it serves as before, so after a start an app is not named before its nodes
-have spoken: the database may be an older one, whose healthy instances are gone and whose addresses are others' now.
+Every living app's host names and the instances that may get requests. An instance is in it only while it is healthy
+and wanted; one that leaves is listed as draining until the edge has seen its last request end. What an edge isn't told
+of it serves as before, so after a start an app is not named before its nodes have spoken: the database may be an older
+one, whose healthy instances are gone and whose addresses are others' now.
+
+What was told is kept to tell only what changed, and an event says which apps to look at: one change among thousands
+must be cheap. Both are for speed alone. A look at all apps at the start, after a failure and every WHOLE_LOOK_SECONDS
+finds whatever an event didn't say.
 """
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from shellwego.control.links.edges import EdgeLinks
-from shellwego.control.store.records import AppRecord, InstanceRecord, ReleaseRecord
-from shellwego.control.store.unit_of_work import Store
+from shellwego.control.store.records import AppRecord, EventRecord, InstanceRecord
+from shellwego.control.store.unit_of_work import Store, UnitOfWork
 from shellwego.core.apps import WEB
 from shellwego.core.ids import AppId, InstanceId, ReleaseId
 from shellwego.core.instances import InstanceGoal, InstanceState
 from shellwego.kit.faults import fault_point, reach
-from shellwego.protocol.messages import Route, Routes, RouteServer
+from shellwego.protocol.messages import Route, Routes, RoutesChanged, RouteServer
 
 _PUBLISHED = fault_point("server.routes.published")
 
@@ -26,54 +32,118 @@ UNSURE_SECONDS = 120.0
 """So long after a start we wait for what the nodes say of an app's instances; then the database is believed."""
 GONE = dt.timedelta(days=7)
 """So long an app's end is told: an edge that was away for longer goes on serving a page for it."""
+WHOLE_LOOK_SECONDS = 60.0
+"""While events keep coming; without any, each round is a whole look."""
+DEFAULT_GRACE_SECONDS = 10.0
 _ON_THE_WAY = frozenset({InstanceState.PENDING, InstanceState.PULLING, InstanceState.STARTING})
 
 
-class RoutesController:
-    """Publishes routes when they changed. `epoch` is this server's start: generations grow over restarts too."""
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the database says of some apps, or of all."""
 
-    def __init__(self, store: Store, edges: EdgeLinks, *, domain: str, epoch: int) -> None:
-        self._store, self._edges, self._domain = store, edges, domain
+    apps: Sequence[AppRecord]
+    instances: Mapping[AppId, Sequence[InstanceRecord]]
+    gone: Collection[AppId]
+
+
+class RoutesController:
+    """
+    Publishes routes when they changed. Call `notice` with what happened; run `once` in a loop. `epoch` is this server's
+    start: generations grow over restarts too.
+    """
+
+    def __init__(self, store: Store, edges: EdgeLinks, wake: asyncio.Event, *, domain: str, epoch: int) -> None:
+        self._store, self._edges, self._wake, self._domain = store, edges, wake, domain
         self._generation = epoch << 32
-        self._last: tuple[list[Route], list[AppId]] | None = None
+        self._has_told = False
+        self._told: dict[AppId, Route] = {}
+        self._gone: frozenset[AppId] = frozenset()
+        self._noticed: set[AppId] = set()
+        self._looked_at: dt.datetime | None = None
+        self._graces: dict[ReleaseId, float] = {}
         self._began: dt.datetime | None = None
         self._unsure: set[AppId] = set()
         self._heard: set[InstanceId] = set()
+
+    def notice(self, events: Collection[EventRecord]) -> None:
+        """Look at the apps of these events."""
+        apps = {event.app for event in events if event.app is not None}
+        if apps:
+            self._noticed |= apps
+            self._wake.set()
 
     def heard(self, instances: Collection[InstanceId]) -> None:
         """Their nodes have told of these: what the database says of them is true."""
         if self._began is None or self._unsure:
             self._heard.update(instances)
+            self._wake.set()
 
     async def once(self) -> None:
+        noticed, self._noticed = self._noticed, set()
+        looked_at, self._looked_at = self._looked_at, None  # Whatever goes wrong below, the next look is a whole one.
         async with self._store.reading() as work:
-            cloud = work.for_the_cloud()
-            instances: dict[AppId, list[InstanceRecord]] = {}
-            for instance in await cloud.instances.living():
-                if instance.process == WEB:
-                    instances.setdefault(instance.app, []).append(instance)
-            # An app that is being deleted is named until its last instance has drained: only the edge can tell when.
-            apps = [
-                app
-                for app in await cloud.apps.all()
-                if app.deleting_at is None or any(i.goal is InstanceGoal.DRAIN for i in instances.get(app.id, ()))
-            ]
-            releases = await cloud.releases.some({a.current_release for a in apps})
-            gone = await cloud.apps.gone(since=work.now - GONE)
-        self._become_sure(instances, work.now)
-        routes = [
-            route_of(app, instances.get(app.id, ()), releases, self._domain)
-            for app in apps
-            if app.id not in self._unsure
-        ]
-        if (routes, gone) == self._last:
-            return
+            is_fresh = looked_at is not None and (work.now - looked_at).total_seconds() < WHOLE_LOOK_SECONDS
+            among = noticed | self._unsure if is_fresh and (noticed or self._unsure) else None
+            seen = await self._look(work, among)
+        self._become_sure(seen.instances, work.now)
+        is_news = self._publish(seen, among)
+        self._looked_at = work.now if among is None else looked_at
+        if is_news:
+            await reach(_PUBLISHED)
+
+    async def _look(self, work: UnitOfWork, among: Collection[AppId] | None) -> _Seen:
+        cloud = work.for_the_cloud()
+        if among is None:
+            apps, living = await cloud.apps.all(), await cloud.instances.living()
+        else:
+            apps = await cloud.apps.some(among)
+            living = [i for there in (await cloud.instances.of_apps(among)).values() for i in there]
+        instances: dict[AppId, list[InstanceRecord]] = {}
+        for instance in living:
+            if instance.process == WEB:
+                instances.setdefault(instance.app, []).append(instance)
+        # A release never changes, so its grace is asked for once.
+        current = {app.current_release for app in apps if app.current_release is not None}
+        if among is None:
+            self._graces = {release: self._graces[release] for release in current if release in self._graces}
+        for release in (await cloud.releases.some(current - self._graces.keys())).values():
+            self._graces[release.id] = release.spec.grace_seconds
+        return _Seen(apps, instances, await cloud.apps.gone(since=work.now - GONE, among=among))
+
+    def _publish(self, seen: _Seen, among: Collection[AppId] | None) -> bool:
+        """Tell the edges what differs from what they were told; false if nothing does."""
+        routes = {
+            app.id: self._route(app, seen.instances.get(app.id, ()))
+            for app in seen.apps
+            if app.id not in self._unsure and is_named(app, seen.instances.get(app.id, ()))
+        }
+        changed = [route for app, route in routes.items() if self._told.get(app) != route]
+        unnamed = (self._told.keys() if among is None else self._told.keys() & among) - routes.keys()
+        gone = frozenset(seen.gone).difference(routes)
+        if among is not None:
+            gone |= self._gone.difference(among)
+        if self._has_told and not changed and not unnamed and gone == self._gone:
+            return False
+        for app in unnamed:
+            del self._told[app]
+        self._told.update((AppId(route.app), route) for route in changed)
+        newly_gone, self._gone = gone - self._gone, gone
+        since = self._generation
         self._generation += 1
-        self._last = routes, gone
-        await self._edges.publish(
-            Routes(generation=self._generation, domain=self._domain, routes=routes, gone=list(gone))
+        whole = Routes(
+            generation=self._generation, domain=self._domain, routes=list(self._told.values()), gone=list(gone)
         )
-        await reach(_PUBLISHED)
+        changes = RoutesChanged(since=since, generation=self._generation, routes=changed, gone=list(newly_gone))
+        # An app that is named nowhere any more goes on being served; only a whole message can say that of it.
+        self._edges.publish(whole, changes if self._has_told and unnamed <= gone else None)
+        self._has_told = True
+        return True
+
+    def _route(self, app: AppRecord, instances: Sequence[InstanceRecord]) -> Route:
+        release = app.current_release
+        grace = self._graces.get(release, DEFAULT_GRACE_SECONDS) if release is not None else DEFAULT_GRACE_SECONDS
+        return route_of(app, instances, self._domain, grace_seconds=grace)
 
     def _become_sure(self, instances: Mapping[AppId, Sequence[InstanceRecord]], now: dt.datetime) -> None:
         if self._began is None:
@@ -83,6 +153,14 @@ class RoutesController:
         self._unsure = {app for app in self._unsure if not is_accounted_for(instances.get(app, ()), self._heard)}
         if not self._unsure:
             self._heard.clear()
+
+
+def is_named(app: AppRecord, instances: Sequence[InstanceRecord]) -> bool:
+    """
+    Whether edges are told of this app. One that is being deleted is named until its last instance has drained: only
+    an edge can tell when. Pure.
+    """
+    return app.deleting_at is None or any(i.goal is InstanceGoal.DRAIN for i in instances)
 
 
 def is_accounted_for(instances: Sequence[InstanceRecord], heard: Collection[InstanceId]) -> bool:
@@ -97,11 +175,8 @@ def is_accounted_for(instances: Sequence[InstanceRecord], heard: Collection[Inst
     return any(i.state is InstanceState.HEALTHY for i in wanted) or not any(i.state in _ON_THE_WAY for i in wanted)
 
 
-def route_of(
-    app: AppRecord, instances: Sequence[InstanceRecord], releases: Mapping[ReleaseId, ReleaseRecord], domain: str
-) -> Route:
+def route_of(app: AppRecord, instances: Sequence[InstanceRecord], domain: str, *, grace_seconds: float) -> Route:
     """One app's route. Pure."""
-    release = releases.get(app.current_release) if app.current_release is not None else None
     return Route(
         app=app.id,
         app_name=app.name,
@@ -112,7 +187,7 @@ def route_of(
             i for i in instances if i.goal is InstanceGoal.DRAIN and i.drained_at is None and not i.state.is_terminal
         ),
         status=_status(app, instances),
-        grace_seconds=release.spec.grace_seconds if release is not None else 10.0,
+        grace_seconds=grace_seconds,
     )
 
 

@@ -1,7 +1,7 @@
 """What must the proxies serve, and what have they seen?
 
-One connection per edge. Each gets all routes, whole, whenever they change; each says which generation is in force and
-which leaving instances have seen their last request end. Only that lets an instance be stopped.
+One connection per edge. Each gets all routes when it connects, and then what changes; each says which generation is in
+force and which leaving instances have seen their last request end. Only that lets an instance be stopped.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from shellwego.core.instances import InstanceGoal
 from shellwego.core.nodes import HEARTBEAT_SECONDS
 from shellwego.kit.faults import fault_point, reach
 from shellwego.protocol.channel import Channel
-from shellwego.protocol.messages import EdgeHello, EdgeReport, Routes, Welcome
+from shellwego.protocol.messages import EdgeHello, EdgeReport, Route, Routes, RoutesChanged, RoutesMissed, Welcome
 
 log = structlog.get_logger()
 
 _DRAINED_WRITTEN = fault_point("server.edges.drained_written")
+
+CHANGES_SINCE_PROTOCOL = 2
 
 
 class EdgeLinks:
@@ -31,56 +33,63 @@ class EdgeLinks:
     def __init__(self, store: Store, *, cloud: str) -> None:
         self._store, self._cloud = store, cloud
         self._routes: Routes | None = None
-        self._changed = asyncio.Condition()
-        self._reports: dict[str, EdgeReport | None] = {}
+        self._links: list[_Link] = []
 
     @property
     def reports(self) -> dict[str, EdgeReport | None]:
         """What each connected edge said last; None before its first word."""
-        return dict(self._reports)
+        return {link.hello.edge: link.report for link in self._links}
 
-    async def publish(self, routes: Routes) -> None:
-        """Make these the routes of every edge, now and when it connects."""
-        async with self._changed:
-            self._routes = routes
-            self._changed.notify_all()
+    def publish(self, routes: Routes, changes: RoutesChanged | None = None) -> None:
+        """
+        Make these the routes of every edge, now and when it connects. `changes` is what makes them of those that were
+        published before; without it every edge is sent all.
+        """
+        self._routes = routes
+        for link in self._links:
+            link.owe(changes)
 
     async def serve(self, channel: Channel, hello: EdgeHello) -> None:
         """One edge's conversation, to its end."""
         log.info("edge.connected", edge=hello.edge, version=hello.version)
         await channel.send(Welcome(cloud=self._cloud, heartbeat_seconds=HEARTBEAT_SECONDS))
-        self._reports[hello.edge] = None
+        link = _Link(hello)
+        self._links.append(link)
+        if self._routes is not None:
+            link.owe(None)
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._push(channel), name=f"routes to {hello.edge}")
-                tasks.create_task(self._listen(channel, hello), name=f"reports of {hello.edge}")
+                tasks.create_task(self._push(channel, link), name=f"routes to {hello.edge}")
+                tasks.create_task(self._listen(channel, link), name=f"reports of {hello.edge}")
         except* Exception as errors:
             raise errors.exceptions[0] from None
         finally:
-            self._reports.pop(hello.edge, None)
+            self._links.remove(link)
             log.info("edge.disconnected", edge=hello.edge)
 
-    async def _push(self, channel: Channel) -> None:
-        sent: Routes | None = None
+    async def _push(self, channel: Channel, link: _Link) -> None:
         while True:
-            async with self._changed:
-                while self._routes is None or self._routes is sent:
-                    await self._changed.wait()
-                sent = self._routes
-            await channel.send(sent)
+            await link.owes.wait()
+            assert self._routes is not None
+            await channel.send(link.settle(self._routes))
 
-    async def _listen(self, channel: Channel, hello: EdgeHello) -> None:
+    async def _listen(self, channel: Channel, link: _Link) -> None:
+        edge = link.hello.edge
         while True:
-            message = await channel.receive()
-            if not isinstance(message, EdgeReport):
-                log.warning("edge.unexpected", edge=hello.edge, message=type(message).__name__)
-                continue
-            self._reports[hello.edge] = message
-            try:
-                await self._write(hello, message)
-            except ShellWeGoError as error:
-                # It is said again with the next report; a database that is away is no reason to drop the edge.
-                log.warning("edge.report_not_written", edge=hello.edge, error=str(error))
+            match await channel.receive():
+                case EdgeReport() as report:
+                    link.report = report
+                    try:
+                        await self._write(link.hello, report)
+                    except ShellWeGoError as error:
+                        # It is said again with the next report; a database that is away is no reason to drop the edge.
+                        log.warning("edge.report_not_written", edge=edge, error=str(error))
+                case RoutesMissed() as missed:
+                    log.info("edge.routes_missed", edge=edge, generation=missed.generation)
+                    if self._routes is not None:
+                        link.owe(None)
+                case message:
+                    log.warning("edge.unexpected", edge=edge, message=type(message).__name__)
 
     async def _write(self, hello: EdgeHello, report: EdgeReport) -> None:
         async with self._store.writing() as work:
@@ -106,3 +115,38 @@ class EdgeLinks:
                     payload={"app": instance.app, "release": instance.release, "process": instance.process},
                 )
         await reach(_DRAINED_WRITTEN)
+
+
+class _Link:
+    """One edge, and what it is owed: however much changes while it is slow, each app once, as it is now."""
+
+    def __init__(self, hello: EdgeHello) -> None:
+        self.hello = hello
+        self.report: EdgeReport | None = None
+        self.owes = asyncio.Event()
+        self._sent: int | None = None
+        self._routes: dict[str, Route] = {}
+        self._gone: dict[str, None] = {}
+
+    def owe(self, changes: RoutesChanged | None) -> None:
+        """These changes more; None is all there is."""
+        if changes is None or self.hello.protocol < CHANGES_SINCE_PROTOCOL:
+            self._sent = None
+        else:
+            for route in changes.routes:
+                self._gone.pop(route.app, None)
+                self._routes[route.app] = route
+            for app in changes.gone:
+                self._routes.pop(app, None)
+                self._gone[app] = None
+        self.owes.set()
+
+    def settle(self, routes: Routes) -> Routes | RoutesChanged:
+        """The message after which nothing is owed any more: `routes`, or what changed since the last one."""
+        since, self._sent = self._sent, routes.generation
+        changed, self._routes = self._routes, {}
+        gone, self._gone = self._gone, {}
+        self.owes.clear()
+        if since is None:
+            return routes
+        return RoutesChanged(since=since, generation=routes.generation, routes=list(changed.values()), gone=list(gone))

@@ -76,10 +76,12 @@ class AppRepository(Repository[AppRecord]):
         """Every living app, those that are being deleted too."""
         return await self._all(self._select().order_by(_apps.c.name))
 
-    async def gone(self, *, since: dt.datetime) -> list[AppId]:
-        """Those that are being deleted, or were since then."""
+    async def gone(self, *, since: dt.datetime, among: Collection[AppId] | None = None) -> list[AppId]:
+        """Those, of all or of `among`, that are being deleted, or were since then."""
         deleted = sa.or_(_apps.c.deleted_at.is_(None), _apps.c.deleted_at >= since)
         statement = sa.select(_apps.c.id).where(self._mine(), _apps.c.deleting_at.is_not(None), deleted)
+        if among is not None:
+            statement = statement.where(_apps.c.id.in_(list(among)))
         return [row.id for row in await self._execute(statement.order_by(_apps.c.id))]
 
     async def replicas(self, app: AppId) -> dict[str, int]:

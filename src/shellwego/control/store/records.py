@@ -308,6 +308,12 @@ class EventRecord:
     published_at: dt.datetime | None = None
     seq: int = 0
 
+    @property
+    def app(self) -> AppId | None:
+        """Which app it is about, if it is about one."""
+        app = self.payload.get("app", self.subject if self.kind.startswith("app.") else None)
+        return None if app is None else AppId(str(app))
+
 
 @dataclass(frozen=True, slots=True)
 class DeadLetterRecord:
