@@ -50,6 +50,13 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
                     await asyncio.sleep(0.3)
                 writer.write(b"0\r\n\r\n")
                 continue
+            if path.startswith("/big"):
+                piece, count = b"x" * 65536, 256
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % (len(piece) * count))
+                for _ in range(count):
+                    writer.write(piece)
+                    await writer.drain()
+                continue
             document = {
                 "name": sys.argv[3],
                 "method": method,

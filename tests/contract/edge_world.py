@@ -189,11 +189,12 @@ class World:
         self.apps: dict[str, asyncio.subprocess.Process] = {}
         self._next = 10
 
-    async def start_edge(self, *, faults: str = "", extra: tuple[str, ...] = ()) -> None:
+    async def start_edge(self, *, faults: str = "", extra: tuple[str, ...] = (), under: tuple[str, ...] = ()) -> None:
+        """`extra` are more arguments; `under` is a command that starts it, such as prlimit(1)."""
         options = self.options
         with (options.run_dir / "edge.output").open("ab") as output:
             self.edge = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-W", "error", *self.program),
+                *(*under, sys.executable, "-W", "error", *self.program),
                 *("--data-dir", str(options.data_dir), "--run-dir", str(options.run_dir), "--domain", self.domain),
                 *("--address", options.address, "--namespace", str(options.namespace)),
                 *("--http-port", str(options.http_port), "--https-port", str(options.https_port)),
@@ -281,8 +282,8 @@ class World:
             grace_seconds=grace_seconds,
         )
 
-    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection("127.0.0.1", self.options.http_port)
+    async def connect(self, source: str = "127.0.0.1") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("127.0.0.1", self.options.http_port, local_addr=(source, 0))
 
     async def get(self, host: str, path: str = "/", *, method: str = "GET", **headers: str) -> Answer:
         lines = "".join(f"{key.replace('_', '-')}: {value}\r\n" for key, value in headers.items())

@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from shellwego.edge.config import LOG_ALL_BELOW, LOG_ONE_OF
+from shellwego.edge.config import LOG_ALL_BELOW, LOG_FEW_ABOVE, LOG_FEW_OF, LOG_ONE_OF
 
 _BATCH = 512
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60)
@@ -50,8 +50,14 @@ def parse_line(line: bytes) -> LogLine | None:
         status=int(status),
         size_bytes=int(size),
         seconds=max(0, int(milliseconds)) / 1000,
-        weight=LOG_ONE_OF if int(rate) > LOG_ALL_BELOW else 1,
+        weight=_weight(int(rate)),
     )
+
+
+def _weight(requests_per_second: int) -> int:
+    if requests_per_second > LOG_FEW_ABOVE:
+        return LOG_FEW_OF
+    return LOG_ONE_OF if requests_per_second > LOG_ALL_BELOW else 1
 
 
 @dataclass(slots=True)

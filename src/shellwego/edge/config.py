@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from shellwego.edge.pages import CONTENT_TYPES, ERROR_PAGES, KINDS, ROUTE_PAGES, render_page
@@ -30,7 +30,12 @@ _ACCEPTED = {"html": "text/html", "json": "json"}
 
 LOG_ALL_BELOW = 200
 LOG_ONE_OF = 32
-"""Up to LOG_ALL_BELOW requests per second each is logged, beyond that one in LOG_ONE_OF, weighted so."""
+LOG_FEW_ABOVE = 5000
+LOG_FEW_OF = 512
+"""
+Up to LOG_ALL_BELOW requests per second each is logged, beyond that one in LOG_ONE_OF, and beyond LOG_FEW_ABOVE one in
+LOG_FEW_OF, weighted so: reading a line costs us more than a request costs HAProxy.
+"""
 
 _DESCRIPTORS_RESERVED = 1200
 _MAXIMUM_CONNECTIONS = 50_000
@@ -79,6 +84,17 @@ class ProxyPaths:
 
 
 @dataclass(frozen=True, slots=True)
+class Patience:
+    """
+    How long a client may keep us waiting: for a request's headers as a whole, and without a byte sent or taken after
+    that. Not for a body or an answer as a whole: event streams and slow uploads may take all day.
+    """
+
+    headers_seconds: float = 15.0
+    silence_seconds: float = 900.0
+
+
+@dataclass(frozen=True, slots=True)
 class ProxySettings:
     """
     What an operator, or the machine, decides. Listeners are descriptors that HAProxy inherits; None is off.
@@ -94,6 +110,12 @@ class ProxySettings:
     user: str = ""
     group: str = ""
     trusted_proxies: tuple[str, ...] = ()
+    patience: Patience = field(default_factory=Patience)
+
+    @property
+    def connections_of_one(self) -> int:
+        """How many connections one address may hold: eight of them would be needed to take all."""
+        return max(50, maximum_connections(self.descriptor_limit) // 8)
 
 
 def maximum_connections(descriptor_limit: int) -> int:
@@ -154,7 +176,7 @@ def _render(
 ) -> str:
     sections = [
         _global(settings, shape, slots),
-        _defaults(settings.paths),
+        _defaults(settings),
         _frontend(settings),
         *(_page_backend(settings.paths, name) for name in ROUTE_PAGES),
         f"backend {API_BACKEND}\n    server api unix@{settings.api_socket} {SERVER_OPTIONS}\n",
@@ -200,7 +222,8 @@ def _global(settings: ProxySettings, shape: str, slots: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _defaults(paths: ProxyPaths) -> str:
+def _defaults(settings: ProxySettings) -> str:
+    paths, patience = settings.paths, settings.patience
     lines = [
         "defaults",
         "    mode http",
@@ -211,12 +234,12 @@ def _defaults(paths: ProxyPaths) -> str:
         "    http-reuse safe",
         "    timeout connect 2s",
         # Headers must be complete in this time (slowloris).
-        "    timeout http-request 15s",
+        f"    timeout http-request {_milliseconds(patience.headers_seconds)}",
         "    timeout http-keep-alive 75s",
         "    timeout queue 30s",
         # Silence, not length: event streams and slow uploads may take all day if they say something now and then.
-        "    timeout client 15m",
-        "    timeout server 15m",
+        f"    timeout client {_milliseconds(patience.silence_seconds)}",
+        f"    timeout server {_milliseconds(patience.silence_seconds)}",
         "    timeout client-fin 30s",
         "    timeout tunnel 24h",
         # Another server is tried at once when one can't be connected to. A request that was sent and got nothing
@@ -238,6 +261,10 @@ def _defaults(paths: ProxyPaths) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _milliseconds(seconds: float) -> str:
+    return f"{max(1, round(seconds * 1000))}ms"
+
+
 _OWN_ERROR = "application/x-proxy-error"
 """Marks an error of HAProxy's own until its real type is set: `http-error` can't choose one by itself."""
 
@@ -249,7 +276,6 @@ def _frontend(settings: ProxySettings) -> str:
         lines.append(f"    bind fd@{settings.http_descriptor}")
     if settings.https_descriptor is not None:
         lines.append(f"    bind fd@{settings.https_descriptor} ssl crt {paths.certificates}/ alpn h2,http/1.1")
-    half = maximum_connections(settings.descriptor_limit) // 2
     trusted = " ".join(settings.trusted_proxies)
     if trusted:
         lines.append(f"    acl from_trusted src {trusted}")
@@ -261,10 +287,10 @@ def _frontend(settings: ProxySettings) -> str:
         return f"    http-request add-header {name} {value}{missing}"
 
     lines += [
-        # One address may not take all connections there are.
+        # Nobody may take all connections there are by dribbling on some hundreds of them.
         "    stick-table type ipv6 size 100k expire 1m store conn_cur",
         f"    tcp-request connection track-sc0 src{unless}",
-        f"    tcp-request connection reject if {{ sc0_conn_cur gt {half} }}",
+        f"    tcp-request connection reject if {{ sc0_conn_cur gt {settings.connections_of_one} }}",
         # A soft stop lets an idle client send one more request, and closes with the answer.
         "    option idle-close-on-response",
         # `X_Forwarded_For` becomes the same variable as `X-Forwarded-For` in many frameworks (CGI, WSGI).
@@ -287,14 +313,17 @@ def _frontend(settings: ProxySettings) -> str:
         "    http-request set-var(txn.id) req.fhdr(x-request-id) if { req.fhdr_cnt(x-request-id) eq 1 } "
         "{ req.fhdr(x-request-id) -m reg ^[A-Za-z0-9_.-]{8,128}$ }",
         "    http-request set-header x-request-id %[unique-id] unless { var(txn.id) -m found }",
-        "    http-after-response set-header x-request-id %[var(txn.id)] if { status ge 400 } { var(txn.id) -m found }",
-        "    http-after-response set-header x-request-id %[unique-id] if { status ge 400 } !{ var(txn.id) -m found }",
+        "    http-after-response allow if { status lt 400 }",  # All below is about errors.
+        "    http-after-response set-header x-request-id %[var(txn.id)] if { var(txn.id) -m found }",
+        "    http-after-response set-header x-request-id %[unique-id] unless { var(txn.id) -m found }",
         *(
-            f"    http-after-response set-header content-type '{CONTENT_TYPES[kind]}' if {{ status ge 400 }} "
-            f"{{ res.hdr(content-type) -m str {_OWN_ERROR} }} {condition}"
+            f"    http-after-response set-header content-type '{CONTENT_TYPES[kind]}' "
+            f"if {{ res.hdr(content-type) -m str {_OWN_ERROR} }} {condition}"
             for kind, condition in _by_kind()
         ),
         f"    http-request set-log-level silent if {{ fe_req_rate gt {LOG_ALL_BELOW} }} !{{ rand({LOG_ONE_OF}) eq 0 }}",
+        f"    http-request set-log-level silent if {{ fe_req_rate gt {LOG_FEW_ABOVE} }} "
+        f"!{{ rand({LOG_FEW_OF // LOG_ONE_OF}) eq 0 }}",
         f'    log-format "%[be_name,map_str({paths.owners_map},-)] %b %ST %B %Ta %ts %[fe_req_rate]"',
         "    use_backend %[var(txn.backend)] if { var(txn.backend) -m found }",
         "    default_backend page-unknown",

@@ -20,7 +20,15 @@ import structlog
 from shellwego.core.errors import Conflict
 from shellwego.edge.acceptance import Acceptance, Accepted, accept_all, accept_changes
 from shellwego.edge.apply import apply_plan
-from shellwego.edge.config import ProxyPaths, ProxySettings, render_config, render_maps, render_pages, shape_of
+from shellwego.edge.config import (
+    Patience,
+    ProxyPaths,
+    ProxySettings,
+    render_config,
+    render_maps,
+    render_pages,
+    shape_of,
+)
 from shellwego.edge.haproxy import ConfigRefused, HAProxy
 from shellwego.edge.listeners import Listeners, open_listeners, take_listeners
 from shellwego.edge.routes import (
@@ -65,6 +73,7 @@ class EdgeSettings:
     trusted_proxies: tuple[str, ...] = ()
     user: str = ""
     group: str = ""
+    patience: Patience = field(default_factory=Patience)
 
 
 @dataclass(slots=True)
@@ -331,6 +340,7 @@ class EdgeReconciler:
             user=ours.user,
             group=ours.group,
             trusted_proxies=ours.trusted_proxies,
+            patience=ours.patience,
         )
 
     def _fixed_hosts(self) -> dict[str, str]:

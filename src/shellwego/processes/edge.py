@@ -16,7 +16,7 @@ import pwd
 import shutil
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,7 +25,7 @@ import structlog
 from shellwego.core.errors import Conflict, EngineMissing
 from shellwego.edge.access_log import AccessLog, serve_metrics
 from shellwego.edge.certificates import CertificateKeeper, LocalAuthority
-from shellwego.edge.config import ProxyPaths
+from shellwego.edge.config import Patience, ProxyPaths
 from shellwego.edge.haproxy import ConfigRefused, HAProxy
 from shellwego.edge.link import ServerLink
 from shellwego.edge.reconciler import EdgeReconciler, EdgeSettings
@@ -55,6 +55,7 @@ class EdgeOptions:
     namespace: Path | None = None
     haproxy: Path = Path("haproxy")
     trusted_proxies: tuple[str, ...] = ()
+    patience: Patience = field(default_factory=Patience)
     name: str = "edge"
 
     @property
@@ -90,6 +91,7 @@ async def run_edge(options: EdgeOptions, *, ready: asyncio.Event | None = None) 
         api_socket=options.run_dir / "api.sock",
         routes_file=options.data_dir / "edge" / "routes.json",
         trusted_proxies=options.trusted_proxies,
+        patience=options.patience,
         user=user,
         group=group,
     )
@@ -174,6 +176,19 @@ def parse_options(arguments: Sequence[str] | None = None) -> EdgeOptions:
     parser.add_argument("--namespace", type=Path, help="the data plane's network namespace, e.g. /run/netns/NAME")
     parser.add_argument("--haproxy", type=Path, default=Path("haproxy"), help="the program")
     parser.add_argument("--trusted-proxy", action="append", default=[], help="network whose X-Forwarded-For is kept")
+    usual = Patience()
+    parser.add_argument(
+        "--headers-seconds",
+        type=float,
+        default=usual.headers_seconds,
+        help="how long a client may take to send a request's headers",
+    )
+    parser.add_argument(
+        "--silence-seconds",
+        type=float,
+        default=usual.silence_seconds,
+        help="how long a client or an app may be silent in the middle of a request",
+    )
     parser.add_argument("--name", default="edge", help="how this edge calls itself")
     given = parser.parse_args(arguments)
     return EdgeOptions(
@@ -186,6 +201,7 @@ def parse_options(arguments: Sequence[str] | None = None) -> EdgeOptions:
         namespace=given.namespace,
         haproxy=given.haproxy,
         trusted_proxies=tuple(given.trusted_proxy),
+        patience=Patience(given.headers_seconds, given.silence_seconds),
         name=given.name,
     )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from shellwego.edge.access_log import AccessLog, LogLine, parse_line
-from shellwego.edge.config import LOG_ONE_OF
+from shellwego.edge.config import LOG_FEW_OF, LOG_ONE_OF
 from shellwego.edge.routes import Mode, SeenServer
 from shellwego.edge.socket import ProxyUnavailable, RuntimeSocket, observed_from, parse_info, parse_map, parse_servers
 
@@ -60,6 +60,7 @@ async def test_nobody_there(tmp_path: Path) -> None:
 def test_log_lines() -> None:
     assert parse_line(b"app_x slot1 200 512 34 -- 7") == LogLine("app_x", "slot1", 200, 512, 0.034, 1)
     assert parse_line(b"- page-unknown 404 10 -1 -- 5000\n") == LogLine("", "page-unknown", 404, 10, 0.0, LOG_ONE_OF)
+    assert parse_line(b"app_x slot1 200 512 34 -- 9000") == LogLine("app_x", "slot1", 200, 512, 0.034, LOG_FEW_OF)
     assert parse_line(b"Proxy edge started.") is None
     assert parse_line(b"\xff\x00 a b c d e f") is None
 
