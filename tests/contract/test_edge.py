@@ -206,9 +206,13 @@ async def test_a_server_that_moved_is_another_server(serving: World) -> None:
     async with world.load(HOST) as load:
         await world.server.serve(world.route("shop", moved))
     assert load.failures == []
-    state = (await world.runtime.ask(["show servers state slot1"]))[0]
-    assert "127.0.3.3" in state
-    assert "ins_b" not in state
+
+    async def only_the_moved_one_is_there() -> bool:
+        """The others are deleted when their last connection has ended."""
+        state = (await world.runtime.ask(["show servers state slot1"]))[0]
+        return "127.0.3.3" in state and "ins_b" not in state and "127.0.1.11" not in state
+
+    await until_true(only_the_moved_one_is_there)
 
 
 # --- failures of apps ---------------------------------------------------------------------------------------------
