@@ -19,11 +19,11 @@ from tests.engines import engine
 
 from shellwego.core.errors import Conflict
 from shellwego.core.ids import InstanceId, new_id
+from shellwego.core.networks import AllowedNetwork
 from shellwego.drivers.network import links, uplink
 from shellwego.drivers.network.bridge import BridgeNetwork
 from shellwego.drivers.network.fake import FakeNetwork
 from shellwego.drivers.network.names import mac_of
-from shellwego.drivers.network.nftables import Allowed
 from shellwego.drivers.network.port import NetworkDriver
 from shellwego.kit.faults import declared_points
 
@@ -41,7 +41,7 @@ def a_prefix() -> str:
 
 
 def bridge(
-    prefix: str, directory: Path, *, allowed: tuple[Allowed, ...] = (), connections: int = 1000
+    prefix: str, directory: Path, *, allowed: tuple[AllowedNetwork, ...] = (), connections: int = 1000
 ) -> BridgeNetwork:
     return BridgeNetwork(
         prefix=prefix,
@@ -184,7 +184,7 @@ async def cloud(tmp_path: Path, allowed_server: tuple[str, int]) -> AsyncIterato
     """A data plane that stands for the internet by one service of the host's that is expressly allowed."""
     address, port = allowed_server
     prefix = a_prefix()
-    driver = bridge(prefix, tmp_path, allowed=(Allowed(IPv4Network(address), (port,)),), connections=20)
+    driver = bridge(prefix, tmp_path, allowed=(AllowedNetwork(IPv4Network(address), (port,)),), connections=20)
     await driver.ensure_node()
     try:
         yield driver

@@ -22,19 +22,22 @@ RUNTIME_ROOT = Path("/run/shellwego")
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
     """
-    What `cloud.json` holds. Ports are of the host; `bind` is the address the edge and the API listen on. The limits are
-    those of one build, the cache is an organisation's.
+    What `cloud.json` holds. Ports are of the host; the edge listens on `bind`, the API's own port on `api_bind`: it
+    speaks plain HTTP, so from elsewhere one comes by the edge. The limits are those of one build, the cache is an
+    organisation's.
     """
 
     cloud: str
     domain: str = "localhost"
     bind: str = "127.0.0.1"
+    api_bind: str = "127.0.0.1"
     api_port: int = 7080
     http_port: int = 80
     https_port: int = 443
     database_url: str | None = None
     extra_ca: str | None = None
     insecure_registries: list[str] = []
+    allowed_networks: list[str] = []
     build_seconds: int = 1800
     build_memory_mib: int = 2048
     build_disk_mib: int = 10 * 1024
@@ -127,8 +130,14 @@ class Cloud:
     @property
     def api_url(self) -> str:
         """As somebody on this machine reaches it: every address is also loopback."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.identity.bind, self.identity.bind)  # noqa: S104
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.identity.api_bind, self.identity.api_bind)  # noqa: S104
         return f"http://{host}:{self.identity.api_port}"
+
+    @property
+    def outside_api_url(self) -> str:
+        """As others reach it, by the edge and encrypted."""
+        port = self.identity.https_port
+        return f"https://api.{self.identity.domain}{'' if port == 443 else f':{port}'}"
 
     def app_url(self, name: str) -> str:
         port = self.identity.http_port

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from shellwego.core.networks import AllowedNetwork, parse_allowed_network
 from shellwego.core.quantities import MIB
 from shellwego.core.releases import RuntimeClass
 from shellwego.drivers.images.builder import BuildKitBuilder
@@ -53,6 +54,7 @@ def make_builder(cloud: Cloud, engines: Engines, images: ImageStore) -> BuildKit
         runsc=engines.runsc,
         runc=engines.runc,
         extra_ca=_extra_ca(cloud),
+        reachable=allowed_networks(cloud),
         cache_mib=cloud.identity.build_cache_mib,
         concurrent=_builds_at_once(cloud),
     )
@@ -67,8 +69,17 @@ def build_limits(cloud: Cloud) -> BuildLimits:
 
 def make_network(cloud: Cloud, engines: Engines) -> NetworkDriver:
     return BridgeNetwork(
-        prefix=cloud.prefix, runtime_directory=cloud.run, slirp4netns=engines.slirp4netns, nft=engines.nft
+        prefix=cloud.prefix,
+        runtime_directory=cloud.run,
+        slirp4netns=engines.slirp4netns,
+        nft=engines.nft,
+        allowed=allowed_networks(cloud),
     )
+
+
+def allowed_networks(cloud: Cloud) -> tuple[AllowedNetwork, ...]:
+    """The operator's own networks that apps and builds may reach. Raises InvalidField for what can't be read."""
+    return tuple(parse_allowed_network(text, field="--allow-network") for text in cloud.identity.allowed_networks)
 
 
 def make_runtimes(cloud: Cloud, engines: Engines) -> dict[str, RuntimeDriver]:

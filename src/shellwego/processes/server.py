@@ -154,7 +154,7 @@ async def run_server(cloud: Cloud) -> None:
                     forever(name, once, every_seconds=every_seconds, wake=wake, limit_seconds=5.0), name=name
                 )
             tasks.create_task(listener.serve(), name="control socket")
-            host, port = cloud.identity.bind, cloud.identity.api_port
+            host, port = cloud.identity.api_bind, cloud.identity.api_port
             tasks.create_task(serve(create_api(parts), host=host, port=port, uds=cloud.api_socket), name="api")
             log.info("server.started", version=__version__, cloud=cloud.identity.cloud)
     finally:

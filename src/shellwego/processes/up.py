@@ -24,7 +24,9 @@ import structlog
 import typer
 
 from shellwego.core.errors import Conflict, ShellWeGoError
+from shellwego.core.networks import parse_allowed_network
 from shellwego.core.quantities import parse_size_mib
+from shellwego.drivers.images.addresses import is_loopback_name
 from shellwego.observability.logs import set_up_logging
 from shellwego.processes.authorities import ensure_authorities
 from shellwego.processes.base_images import ensure_base_images
@@ -51,7 +53,11 @@ def up(
         str | None, typer.Option(help="Apps answer at NAME.DOMAIN. Fixed at the first start; `localhost` by default.")
     ] = None,
     bind: Annotated[
-        str | None, typer.Option(help="Address to listen on: 127.0.0.1 at first, 0.0.0.0 to serve the world.")
+        str | None, typer.Option(help="Address of the proxy: 127.0.0.1 at first, 0.0.0.0 to serve the world.")
+    ] = None,
+    api_bind: Annotated[
+        str | None,
+        typer.Option(help="Address of the API's own port, which speaks plain HTTP. 127.0.0.1 at first; leave it so."),
     ] = None,
     api_port: Annotated[int | None, typer.Option(help="Port of the API. 7080 at first.", min=1, max=65535)] = None,
     http_port: Annotated[int | None, typer.Option(help="Port of the proxy. 80 at first.", min=1, max=65535)] = None,
@@ -66,6 +72,13 @@ def up(
     ] = None,
     insecure_registry: Annotated[
         list[str] | None, typer.Option(help="HOST:PORT of a registry to use over plain HTTP. Repeatable.")
+    ] = None,
+    allow_network: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NETWORK[:PORTS]",
+            help="Let apps and builds reach this private network, as 10.0.5.7:5432. Repeatable; `none` closes all.",
+        ),
     ] = None,
     build_timeout: Annotated[
         int | None, typer.Option(metavar="SECONDS", help="The longest that a build may take. 1800 at first.", min=1)
@@ -90,12 +103,14 @@ def up(
             data_dir,
             domain=domain,
             bind=bind,
+            api_bind=api_bind,
             api_port=api_port,
             http_port=http_port,
             https_port=https_port,
             database_url=database_url,
             extra_ca=str(extra_ca.resolve()) if extra_ca else None,
             insecure_registries=insecure_registry,
+            allowed_networks=_networks(allow_network),
             build_seconds=build_timeout,
             build_memory_mib=_size(build_memory, "--build-memory", minimum_mib=256),
             build_disk_mib=_size(build_disk, "--build-disk", minimum_mib=64),
@@ -182,7 +197,7 @@ async def _run(cloud: Cloud, engines: Engines) -> int:
         try:
             came_up = await ready
             if came_up:
-                typer.echo(_welcome(cloud))
+                typer.echo(welcome(cloud))
                 await stop.wait()
                 typer.echo("\nStopping. Press Ctrl-C again to leave the apps running.", err=True)
                 stop.clear()
@@ -241,17 +256,27 @@ async def _wait_until_ready(cloud: Cloud, stop: asyncio.Event) -> bool:
     return False
 
 
-def _welcome(cloud: Cloud) -> str:
+def welcome(cloud: Cloud) -> str:
+    """What the operator reads once the cloud is up."""
     # What is printed must work as it is: in a checkout the command is not on the PATH.
     own = Path(sys.executable).parent / "shellwego"
     command = "shellwego" if shutil.which("shellwego") or not own.exists() else str(own)
     source = "examples/flask" if Path("examples/flask").is_dir() else "./my-app"
+    outside = ""
+    if not is_loopback_name(cloud.identity.bind):
+        outside = f"\n  From outside {cloud.outside_api_url}   (trust {cloud.edge / 'ca.pem'})"
+    if not is_loopback_name(cloud.identity.api_bind):
+        outside += (
+            f"\n\nWARNING: port {cloud.identity.api_port} on {cloud.identity.api_bind} speaks plain HTTP: "
+            f"whoever sees the traffic has the tokens.\nUse {cloud.outside_api_url}, and start with "
+            "--api-bind 127.0.0.1."
+        )
     return f"""
 ShellWeGo is up.
 
   API        {cloud.api_url}   (documentation at /docs)
   Apps       {cloud.app_url("NAME")}
-  Admin      token in {cloud.admin_token}, password in {cloud.admin_password}
+  Admin      token in {cloud.admin_token}, password in {cloud.admin_password}{outside}
 
 Next, in another terminal:
 
@@ -282,19 +307,22 @@ def check_ports(cloud: Cloud, engines: Engines) -> None:
     # The proxy of a killed `up` serves on: then its ports are ours.
     mine = proxy_runs(edge_options(cloud, engines))
     identity = cloud.identity
-    wanted = {"--api-port": identity.api_port}
+    wanted = {"--api-port": (identity.api_bind, identity.api_port)}
     if not mine:
-        wanted |= {"--http-port": identity.http_port, "--https-port": identity.https_port}
+        wanted |= {
+            "--http-port": (identity.bind, identity.http_port),
+            "--https-port": (identity.bind, identity.https_port),
+        }
     if len({identity.api_port, identity.http_port, identity.https_port}) < 3:
         raise Conflict("The API, HTTP and HTTPS ports must differ.")
-    for option, port in wanted.items():
-        with socket.socket() as probe:
+    for option, (address, port) in wanted.items():
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((identity.bind, port))
+                probe.bind((address, port))
             except OSError as error:
                 raise Conflict(
-                    f"Port {port} on {identity.bind} can't be used ({error.strerror}). "
+                    f"Port {port} on {address} can't be used ({error.strerror}). "
                     f"Stop what listens there, or choose another with {option}."
                 ) from error
 
@@ -304,6 +332,13 @@ def need_root(why: str) -> None:
     if os.geteuid() != 0:
         typer.echo(f"{why}, which takes root. Try it with sudo.", err=True)
         raise typer.Exit(1)
+
+
+def _networks(given: list[str] | None) -> list[str] | None:
+    """As they are kept, each read once so that a slip is told at once. None leaves what was given before."""
+    if given is None or given == ["none"]:
+        return None if given is None else []
+    return [str(parse_allowed_network(text, field="--allow-network")) for text in given]
 
 
 def _size(text: str | None, option: str, *, minimum_mib: int) -> int | None:

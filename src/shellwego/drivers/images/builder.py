@@ -22,6 +22,7 @@ from pathlib import Path
 from shellwego.core import dockerfiles
 from shellwego.core.errors import BuildFailed, DiskFull, InvalidField
 from shellwego.core.ids import OrganisationId
+from shellwego.core.networks import AllowedNetwork
 from shellwego.drivers.images import buildkit
 from shellwego.drivers.images.build_log import BuildLog
 from shellwego.drivers.images.buildkit_cgroup import BuildGroup
@@ -63,7 +64,7 @@ class BuildKitBuilder:
         runsc: Path,
         runc: Path,
         extra_ca: Path | None = None,
-        reachable: tuple[str, ...] = (),
+        reachable: tuple[AllowedNetwork, ...] = (),
         cache_mib: int = 5 * 1024,
         total_cache_mib: int = 40 * 1024,
         concurrent: int = 1,

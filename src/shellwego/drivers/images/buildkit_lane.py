@@ -27,6 +27,7 @@ from pathlib import Path, PurePosixPath
 import structlog
 
 from shellwego.core.errors import EngineMissing
+from shellwego.core.networks import AllowedNetwork
 from shellwego.drivers.images import buildkit, buildkit_network
 from shellwego.drivers.images.buildkit_cgroup import BuildGroup
 from shellwego.kit.commands import CommandFailed, run_command
@@ -75,7 +76,7 @@ class LaneSettings:
     storage_mib: int
     cache_mib: int
     certificates: Path | None
-    reachable: tuple[str, ...]
+    reachable: tuple[AllowedNetwork, ...]
 
     @property
     def namespace(self) -> str:

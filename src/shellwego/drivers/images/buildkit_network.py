@@ -12,6 +12,7 @@ import ipaddress
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
+from shellwego.core.networks import AllowedNetwork
 from shellwego.kit.commands import Command
 
 RESOLVER = "10.0.2.3"
@@ -33,6 +34,9 @@ _NEVER = (
     "224.0.0.0/4",
     "240.0.0.0/4",
 )
+
+
+_METADATA = ("100.100.100.200", "168.63.129.16", "169.254.0.0/16", "192.0.0.192")
 
 
 def namespace_add(name: str) -> Command:
@@ -71,15 +75,16 @@ def apply_rules(name: str) -> Command:
     return ("ip", "netns", "exec", name, "nft", "-f", "-")
 
 
-def filter_rules(host: Iterable[str], reachable: Collection[str] = ()) -> str:
+def filter_rules(host: Iterable[str], reachable: Collection[AllowedNetwork] = ()) -> str:
     """
     nftables rules of a builder's namespace, replacing older ones at once. `host` are the host's own addresses;
-    `reachable` are networks that the operator lets builds reach nevertheless (a mirror in their own network, say).
+    `reachable` are networks that the operator lets builds reach nevertheless (a mirror in their own network, say); the
+    host in them only where it is named by its address alone.
     """
     own = [ipaddress.ip_address(text) for text in host]
     denied = sorted({*_NEVER, *(f"{address}/32" for address in own if address.version == 4)})
-    allowed = sorted(str(ipaddress.ip_network(text, strict=False)) for text in reachable)
-    exceptions = [f"    ip daddr {{ {', '.join(allowed)} }} accept"] if allowed else []
+    closed = [f"{address}/32" for address in own if address.version == 4]
+    itself = [f"    ip daddr {{ {', '.join(closed)} }} reject with icmp admin-prohibited"] if closed else []
     lines = [
         "add table inet shellwego_build",
         "delete table inet shellwego_build",
@@ -92,7 +97,10 @@ def filter_rules(host: Iterable[str], reachable: Collection[str] = ()) -> str:
         "    type filter hook output priority 0; policy accept;",
         '    oifname "lo" accept',
         f"    ip daddr {RESOLVER} meta l4proto {{ tcp, udp }} th dport 53 accept",
-        *exceptions,
+        f"    ip daddr {{ {', '.join(_METADATA)} }} reject with icmp admin-prohibited",
+        *(_accepting(entry) for entry in reachable if entry.is_one_address),
+        *(itself if reachable else ()),
+        *(_accepting(entry) for entry in reachable if not entry.is_one_address),
         "    ip daddr @denied meta l4proto tcp reject with tcp reset",  # At once; a program waits out an ICMP answer.
         "    ip daddr @denied reject with icmp admin-prohibited",
         "    meta nfproto ipv6 reject",
@@ -100,3 +108,8 @@ def filter_rules(host: Iterable[str], reachable: Collection[str] = ()) -> str:
         "}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _accepting(entry: AllowedNetwork) -> str:
+    ports = f" meta l4proto {{ tcp, udp }} th dport {{ {', '.join(map(str, entry.ports))} }}" if entry.ports else ""
+    return f"    ip daddr {entry.network}{ports} accept"

@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from shellwego.core.errors import EngineMissing, Unavailable
 from shellwego.core.ids import InstanceId
+from shellwego.core.networks import AllowedNetwork
 from shellwego.drivers.network import dial, links, names, namespaces, nftables, uplink
 from shellwego.drivers.network.pool import DEFAULT_SUBNET, InstanceAddresses, gateway_of
 from shellwego.drivers.network.port import Attachment
@@ -53,7 +54,7 @@ class BridgeNetwork:
         slirp4netns: Path,
         nft: Path,
         subnet: IPv4Network = DEFAULT_SUBNET,
-        allowed: Collection[nftables.Allowed] = (),
+        allowed: Collection[AllowedNetwork] = (),
         connections_per_instance: int = 1000,
     ) -> None:
         self._prefix = prefix

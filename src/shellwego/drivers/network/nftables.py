@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses, summarize_address_range
 from pathlib import Path
 
+from shellwego.core.networks import AllowedNetwork
 from shellwego.drivers.network.names import BRIDGE, TAP, mac_of
 from shellwego.drivers.network.pool import gateway_of
 from shellwego.kit.commands import Command
@@ -23,6 +24,9 @@ from shellwego.kit.commands import Command
 TABLE = "shellwego"
 RESOLVER = IPv4Address("10.0.2.3")
 """slirp4netns answers DNS there with the host's own resolver."""
+
+METADATA = ("100.100.100.200", "168.63.129.16", "169.254.0.0/16", "192.0.0.192")
+"""Where Alibaba, Azure, most others and Oracle keep a machine's credentials."""
 
 NEVER_OUTSIDE = tuple(
     IPv4Network(text)
@@ -42,14 +46,6 @@ NEVER_OUTSIDE = tuple(
     )
 )
 """What an instance can't reach because it is the operator's, not the internet."""
-
-
-@dataclass(frozen=True, slots=True)
-class Allowed:
-    """A destination of the operator's own that instances may reach: these TCP and UDP ports, or all of them."""
-
-    network: IPv4Network
-    ports: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -74,7 +70,7 @@ class Filter:
 
     subnet: IPv4Network
     connections_per_instance: int
-    allowed: tuple[Allowed, ...] = ()
+    allowed: tuple[AllowedNetwork, ...] = ()
 
     def chains(self) -> tuple[Chain, ...]:
         gateway = gateway_of(self.subnet)
@@ -141,7 +137,8 @@ class Filter:
 
     def _forward(self) -> tuple[str, ...]:
         reject = "reject with icmp admin-prohibited"
-        allowed = tuple(rule for entry in self.allowed for rule in _accepting(entry))
+        named = tuple(rule for entry in self.allowed if entry.is_one_address for rule in _accepting(entry))
+        within = tuple(rule for entry in self.allowed if not entry.is_one_address for rule in _accepting(entry))
         return (
             "meta nfproto ipv6 drop",
             "ct state invalid drop",
@@ -153,9 +150,12 @@ class Filter:
             # The table of connections is shared by all tenants: nobody may fill it.
             f"ct state new add @connections {{ ip saddr ct count over {self.connections_per_instance} }} "
             "counter reject with icmp host-prohibited",
-            *allowed,
             f"ip daddr {RESOLVER} meta l4proto {{ tcp, udp }} th dport 53 accept",
+            f"ip daddr {{ {', '.join(METADATA)} }} {reject}",  # Also inside a network that is opened.
+            *named,
+            # Whoever opens the network that the node is in doesn't mean the node itself, unless they name it.
             f"ip daddr @host {reject}",
+            *within,
             f"ip daddr @never_outside {reject}",
             "accept",
         )
@@ -259,7 +259,7 @@ def run_nft(nft: Path, namespace: Path, *arguments: str) -> Command:
     return ("nsenter", f"--net={namespace}", "--", str(nft), *arguments)
 
 
-def _accepting(entry: Allowed) -> tuple[str, ...]:
+def _accepting(entry: AllowedNetwork) -> tuple[str, ...]:
     if not entry.ports:
         return (f"ip daddr {entry.network} accept",)
     ports = ", ".join(map(str, entry.ports))

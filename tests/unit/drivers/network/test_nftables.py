@@ -6,8 +6,9 @@ import json
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
+from shellwego.core.networks import AllowedNetwork
 from shellwego.drivers.network import nftables
-from shellwego.drivers.network.nftables import Allowed, Filter, Port
+from shellwego.drivers.network.nftables import Filter, Port
 
 FILTER = Filter(IPv4Network("100.96.0.0/16"), 1000)
 PORT = Port("vabcdefghijklmn", IPv4Address("100.96.0.2"))
@@ -48,7 +49,7 @@ def test_an_empty_namespace_holds_nothing() -> None:
 
 def test_rules_of_other_settings_are_replaced() -> None:
     """An operator who closes a hole and restarts must not keep the old rules."""
-    opened = Filter(FILTER.subnet, 1000, (Allowed(IPv4Network("10.1.2.3/32"), (443,)),))
+    opened = Filter(FILTER.subnet, 1000, (AllowedNetwork(IPv4Network("10.1.2.3/32"), (443,)),))
     assert not nftables.parse_loaded(listing(opened)).holds(FILTER)
 
 
@@ -74,12 +75,18 @@ def test_every_chain_that_decides_drops_what_it_does_not_know() -> None:
 
 def test_what_is_allowed_comes_before_what_is_never_outside() -> None:
     opened = Filter(
-        FILTER.subnet, 1000, (Allowed(IPv4Network("10.1.2.3/32"), (443, 80)), Allowed(IPv4Network("10.7.0.0/16")))
+        FILTER.subnet,
+        1000,
+        (AllowedNetwork(IPv4Network("10.1.2.3/32"), (443, 80)), AllowedNetwork(IPv4Network("10.7.0.0/16"))),
     )
     forward = next(chain.rules for chain in opened.chains() if chain.name == "forward")
-    hole = forward.index("ip daddr 10.1.2.3/32 meta l4proto { tcp, udp } th dport { 443, 80 } accept")
-    assert forward[hole + 1] == "ip daddr 10.7.0.0/16 accept"
-    assert hole < next(index for index, rule in enumerate(forward) if "@never_outside" in rule)
+    metadata = next(index for index, rule in enumerate(forward) if "169.254.0.0/16" in rule)
+    named = forward.index("ip daddr 10.1.2.3/32 meta l4proto { tcp, udp } th dport { 443, 80 } accept")
+    host = next(index for index, rule in enumerate(forward) if "@host" in rule)
+    network = forward.index("ip daddr 10.7.0.0/16 accept")
+    outside = next(index for index, rule in enumerate(forward) if "@never_outside" in rule)
+    # The node is in the network that its operator opens, and doesn't want to be.
+    assert metadata < named < host < network < outside
 
 
 def test_where_clouds_keep_a_machines_credentials_is_never_outside() -> None:

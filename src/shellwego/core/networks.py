@@ -1,0 +1,54 @@
+"""Which networks of their own do operators open to apps and builds?
+
+Everything private is closed to tenants by default. An entry opens one network, or one address, with all ports or some:
+`10.0.5.7:5432`. Nothing opens loopback, link-local or multicast ranges: what clouds keep a machine's credentials at
+stays out of reach whatever is written.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from ipaddress import IPv4Network
+
+from shellwego.core.errors import InvalidField
+
+_CLOSED = tuple(
+    IPv4Network(text) for text in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4")
+)
+_PORTS = re.compile(r"[0-9]{1,5}(?:,[0-9]{1,5}){0,15}")
+
+
+@dataclass(frozen=True, slots=True)
+class AllowedNetwork:
+    """A destination of the operator's own that tenants may reach: these TCP and UDP ports, or all of them."""
+
+    network: IPv4Network
+    ports: tuple[int, ...] = ()
+
+    @property
+    def is_one_address(self) -> bool:
+        return self.network.prefixlen == 32
+
+    def __str__(self) -> str:
+        where = str(self.network.network_address) if self.is_one_address else str(self.network)
+        return f"{where}:{','.join(map(str, self.ports))}" if self.ports else where
+
+
+def parse_allowed_network(text: str, *, field: str) -> AllowedNetwork:
+    """`10.0.5.0/24`, `10.0.5.7` or `10.0.5.7:5432,6379`. Raises InvalidField naming `field`."""
+    where, colon, ports = text.strip().partition(":")
+    try:
+        network = IPv4Network(where)
+    except ValueError as error:
+        raise InvalidField(
+            field, f"{text[:80]!r} is not a network. Write it like 10.0.5.0/24, 10.0.5.7 or 10.0.5.7:5432."
+        ) from error
+    numbers = tuple(int(port) for port in ports.split(",")) if _PORTS.fullmatch(ports) else ()
+    if colon and (not numbers or not all(1 <= number <= 65535 for number in numbers)):
+        raise InvalidField(field, f"{ports[:80]!r} are not ports. Write them like 5432 or 5432,6379.")
+    if any(network.overlaps(closed) for closed in _CLOSED):
+        raise InvalidField(
+            field, f"{where} can't be opened: it holds loopback, link-local or multicast addresses. Name less."
+        )
+    return AllowedNetwork(network, numbers)
