@@ -208,8 +208,8 @@ async def sandboxes(bench: Bench) -> AsyncIterator[Sandboxes]:
         "prefix": f"shellwego/{short}",
     }
     runtimes: dict[str, GVisorRuntime | RuncRuntime] = {
-        "gvisor": GVisorRuntime(runsc=engines.runsc, **where),  # type: ignore[arg-type]
-        "runc": RuncRuntime(runc=engines.runc, **where),  # type: ignore[arg-type]
+        "gvisor": GVisorRuntime(runtime=engines.runsc, **where),  # type: ignore[arg-type]
+        "runc": RuncRuntime(runtime=engines.runc, **where),  # type: ignore[arg-type]
     }
     try:
         await network.ensure_node()

@@ -163,8 +163,8 @@ def make_driver(kind: str, scratch: Path, cloud: str) -> Runtime:
         return FakeRuntime(writes_logs=True)
     root, state, prefix = Path(f"/run/shellwego/{cloud}"), scratch / "state", f"shellwego/{cloud}"
     if kind == "runc":
-        return RuncRuntime(runc=engine("runc"), conmon=engine("conmon"), root=root, state=state, prefix=prefix)
-    return GVisorRuntime(runsc=engine("runsc"), conmon=engine("conmon"), root=root, state=state, prefix=prefix)
+        return RuncRuntime(runtime=engine("runc"), conmon=engine("conmon"), root=root, state=state, prefix=prefix)
+    return GVisorRuntime(runtime=engine("runsc"), conmon=engine("conmon"), root=root, state=state, prefix=prefix)
 
 
 @contextlib.asynccontextmanager

@@ -24,11 +24,11 @@ def start_time(pid: int) -> int | None:
     return None if fields[0] in {"Z", "X"} else int(fields[19])
 
 
-def die_with_parent(parent: int) -> None:
+def die_with_parent(parent: int, by: signal.Signals = signal.SIGTERM) -> None:
     """
-    Get SIGTERM when the parent, whose pid is `parent`, ends. Sandboxes and the proxy aren't our children, so they
+    Get this signal when the parent, whose pid is `parent`, ends. Sandboxes and the proxy aren't our children, so they
     stay: a killed supervisor takes only the processes down that the next one starts again.
     """
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, by, 0, 0, 0)
     if os.getppid() != parent:  # It ended before the line above.
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), by)

@@ -22,7 +22,8 @@ from shellwego.core.errors import ShellWeGoError
 from shellwego.processes.child import begin
 from shellwego.processes.cloud import Cloud, load_cloud
 from shellwego.processes.engines_found import Engines, find_engines
-from shellwego.processes.parts import make_images, make_kms, make_network, make_runtimes
+from shellwego.processes.node_parts import make_network, make_runtimes
+from shellwego.processes.parts import make_images, make_kms
 
 log = structlog.get_logger()
 

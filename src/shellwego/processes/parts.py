@@ -1,7 +1,8 @@
 """Which drivers does a one-node cloud use, and with which of its places?
 
-The one table of constructor arguments, used by every process, so that server, agent, teardown and tools mean the same
-store, the same network and the same key.
+With node_parts.py the one table of constructor arguments, used by every process, so that server, agent, teardown and
+tools mean the same store, the same network and the same key. Two modules, because a server that starts shall not wait
+for drivers of networks and sandboxes to be imported.
 """
 
 from __future__ import annotations
@@ -11,18 +12,11 @@ from pathlib import Path
 
 from shellwego.core.networks import AllowedNetwork, parse_allowed_network
 from shellwego.core.quantities import MIB
-from shellwego.core.releases import RuntimeClass
 from shellwego.drivers.images.builder import BuildKitBuilder
 from shellwego.drivers.images.port import BuildLimits, ImageStore
 from shellwego.drivers.images.store import DirectoryImageStore
 from shellwego.drivers.kms.local_key import LocalKey
-from shellwego.drivers.network.bridge import BridgeNetwork
-from shellwego.drivers.network.port import NetworkDriver
-from shellwego.drivers.runtime.gvisor import GVisorRuntime
-from shellwego.drivers.runtime.port import RuntimeDriver
-from shellwego.drivers.runtime.runc import RuncRuntime
 from shellwego.processes.cloud import Cloud
-from shellwego.processes.edge import EdgeOptions
 from shellwego.processes.engines_found import Engines
 
 IMAGE_GRACE_SECONDS = 3600.0
@@ -67,51 +61,9 @@ def build_limits(cloud: Cloud) -> BuildLimits:
     )
 
 
-def make_network(cloud: Cloud, engines: Engines) -> NetworkDriver:
-    return BridgeNetwork(
-        prefix=cloud.prefix,
-        runtime_directory=cloud.run,
-        slirp4netns=engines.slirp4netns,
-        nft=engines.nft,
-        allowed=allowed_networks(cloud),
-    )
-
-
 def allowed_networks(cloud: Cloud) -> tuple[AllowedNetwork, ...]:
     """The operator's own networks that apps and builds may reach. Raises InvalidField for what can't be read."""
     return tuple(parse_allowed_network(text, field="--allow-network") for text in cloud.identity.allowed_networks)
-
-
-def make_runtimes(cloud: Cloud, engines: Engines) -> dict[str, RuntimeDriver]:
-    """By the names that a release may ask for."""
-    gvisor = GVisorRuntime(
-        runsc=engines.runsc,
-        conmon=engines.conmon,
-        root=cloud.run / "gvisor",
-        state=cloud.agent / "gvisor",
-        prefix=f"shellwego/{cloud.short}",
-    )
-    runc = RuncRuntime(
-        runc=engines.runc,
-        conmon=engines.conmon,
-        root=cloud.run / "runc",
-        state=cloud.agent / "runc",
-        prefix=f"shellwego/{cloud.short}",
-    )
-    return {RuntimeClass.GVISOR: gvisor, RuntimeClass.GVISOR_HOST_NETWORK: gvisor, RuntimeClass.RUNC: runc}
-
-
-def edge_options(cloud: Cloud, engines: Engines) -> EdgeOptions:
-    return EdgeOptions(
-        data_dir=cloud.data,
-        run_dir=cloud.run,
-        domain=cloud.identity.domain,
-        address=cloud.identity.bind,
-        http_port=cloud.identity.http_port,
-        https_port=cloud.identity.https_port,
-        namespace=cloud.namespace,
-        haproxy=engines.haproxy,
-    )
 
 
 def _builds_at_once(cloud: Cloud) -> int:

@@ -19,7 +19,8 @@ from shellwego.processes.agent import make_drivers
 from shellwego.processes.cloud import RUNTIME_ROOT, Cloud
 from shellwego.processes.edge import stop_proxy
 from shellwego.processes.engines_found import Engines
-from shellwego.processes.parts import edge_options, make_builder, make_images
+from shellwego.processes.node_parts import edge_options
+from shellwego.processes.parts import make_builder, make_images
 
 log = structlog.get_logger()
 

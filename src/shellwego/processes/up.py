@@ -33,7 +33,7 @@ from shellwego.processes.base_images import ensure_base_images
 from shellwego.processes.cloud import Cloud, ensure_cloud, load_cloud
 from shellwego.processes.edge import proxy_runs
 from shellwego.processes.engines_found import Engines, find_engines
-from shellwego.processes.parts import edge_options
+from shellwego.processes.node_parts import edge_options
 from shellwego.processes.supervisor import Child, Supervisor
 from shellwego.processes.teardown import remove_all, stop_all
 

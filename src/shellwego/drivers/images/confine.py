@@ -11,13 +11,12 @@ import os
 import resource
 from pathlib import Path
 
-_PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 24, 38
+_PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 24, 38
 _CLONE_NEWNS, _CLONE_NEWUTS, _CLONE_NEWIPC, _CLONE_NEWNET = 0x20000, 0x04000000, 0x08000000, 0x40000000
 _CAPABILITY_VERSION_3 = 0x20080522
 _KEPT = 0b11011
 """CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_FOWNER, CAP_FSETID: bits 0, 1, 3, 4 of capability.h."""
 _LAST_CAPABILITY = 63
-_SIGKILL = 9
 _MEMORY_BYTES = 2 * 1024**3
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -29,13 +28,6 @@ class _Header(ctypes.Structure):
 
 class _Set(ctypes.Structure):
     _fields_ = (("effective", ctypes.c_uint32), ("permitted", ctypes.c_uint32), ("inheritable", ctypes.c_uint32))
-
-
-def die_with_parent(parent: int) -> None:
-    """Arrange for SIGKILL when the thread that started us ends; end at once if `parent` is gone already."""
-    _libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
 
 
 def confine(root: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from shellwego.drivers.images.archive import Archive
-from shellwego.drivers.images.confine import confine, die_with_parent
+from shellwego.drivers.images.confine import confine
 from shellwego.drivers.images.extract import Extractor
 from shellwego.drivers.images.limits import ImageLimits
 from shellwego.drivers.images.manifest import Compression
 from shellwego.drivers.images.streams import LayerStream, Refused
+from shellwego.kit.processes import die_with_parent
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 """What the kernel says when a disk, its inodes or a quota are used up."""
@@ -136,7 +138,7 @@ def _work(job: Mapping[str, Any]) -> dict[str, str]:
 
 def main() -> None:
     job = json.load(sys.stdin)
-    die_with_parent(job["parent"])
+    die_with_parent(job["parent"], signal.SIGKILL)
     os.nice(_NICENESS)
     answer = _work(job)
     sys.stdout.write(json.dumps(answer))

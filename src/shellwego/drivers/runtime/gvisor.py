@@ -25,27 +25,6 @@ class GVisorRuntime(OciRuntime):
     # The app sees the memory it was promised as its total; the control group's limit is this much higher.
     overhead_mib = 48
 
-    def __init__(
-        self,
-        *,
-        runsc: Path,
-        conmon: Path,
-        root: Path,
-        state: Path,
-        prefix: str,
-        log_limit_mib: int = 64,
-        parallel_starts: int | None = None,
-    ) -> None:
-        super().__init__(
-            runtime=runsc,
-            conmon=conmon,
-            root=root,
-            state=state,
-            prefix=prefix,
-            log_limit_mib=log_limit_mib,
-            parallel_starts=parallel_starts,
-        )
-
     def _create_args(self, workload: Workload) -> tuple[str, ...]:
         return (
             *self._args,

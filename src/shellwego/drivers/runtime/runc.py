@@ -29,27 +29,6 @@ class RuncRuntime(OciRuntime):
 
     name = "runc"
 
-    def __init__(
-        self,
-        *,
-        runc: Path,
-        conmon: Path,
-        root: Path,
-        state: Path,
-        prefix: str,
-        log_limit_mib: int = 64,
-        parallel_starts: int | None = None,
-    ) -> None:
-        super().__init__(
-            runtime=runc,
-            conmon=conmon,
-            root=root,
-            state=state,
-            prefix=prefix,
-            log_limit_mib=log_limit_mib,
-            parallel_starts=parallel_starts,
-        )
-
     def _create_args(self, workload: Workload) -> tuple[str, ...]:
         return self._args
 
