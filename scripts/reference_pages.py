@@ -194,8 +194,8 @@ _FIELDS = {
     "database_url": "`--database-url`. Null is the SQLite file in the data directory.",
     "extra_ca": "`--extra-ca`. A PEM file that is read at each start.",
     "api_bind": "`--api-bind`. The address of the API's own port, which speaks plain HTTP.",
-    "allowed_networks": "`--allow-network`. Private networks that apps and builds may reach; the machine itself only by "
-    "its own address.",
+    "allowed_networks": "`--allow-network`. Private networks that apps and builds may reach; the machine only "
+    "by its own address.",
     "insecure_registries": "`--insecure-registry`. Registries that are spoken to over plain HTTP.",
     "build_seconds": "`--build-timeout`. The longest that a build may take.",
     "build_memory_mib": "`--build-memory`. Memory of one build.",

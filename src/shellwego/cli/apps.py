@@ -34,7 +34,7 @@ async def list_apps(here: Here) -> None:
     async with here.cloud() as cloud:
         apps = [found async for found in cloud.apps.list()]
     columns = [Column("NAME"), Column("STATUS"), Column("INSTANCES", cut=True), Column("RELEASE"),
-               Column("URL", cut=True), Column("AGE", right=True)]  # fmt: skip
+               Column("URL", drop=1), Column("AGE", right=True, drop=2)]  # fmt: skip
     rows = [(a.name, a.status.value, instances_of(a), a.release or "-", a.url, age(a.created_at, now())) for a in apps]
     here.output.many(apps, columns, rows, if_none="There is no app yet. Try: shellwego deploy . --name hello")
 
@@ -188,5 +188,10 @@ def short_image(here: Here, image: str) -> str:
 
 
 def instances_of(found: AppAnswer) -> str:
-    """`web 2/3, worker 1/1`: healthy of desired."""
-    return ", ".join(f"{name} {p.healthy}/{p.desired}" for name, p in sorted(found.processes.items())) or "-"
+    """`web 2/3, worker 1/1`: healthy of desired. A Procfile's `release:` that nobody wants to run on isn't told."""
+    shown = (
+        f"{name} {p.healthy}/{p.desired}"
+        for name, p in sorted(found.processes.items())
+        if name != "release" or p.desired or p.total
+    )
+    return ", ".join(shown) or "-"

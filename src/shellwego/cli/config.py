@@ -16,7 +16,7 @@ from shellwego.cli.here import Here, command
 from shellwego.cli.output import Column, counted
 from shellwego.cli.pairs import parse_env_file, parse_pairs
 from shellwego.core.apps import check_config
-from shellwego.core.errors import InvalidField
+from shellwego.core.errors import InvalidField, NotFound
 
 if TYPE_CHECKING:
     from shellwego.client import Cloud
@@ -56,6 +56,11 @@ async def unset(
     Example:
       shellwego config unset hello DEBUG --wait
     """
+    async with here.cloud() as cloud:
+        known = (await cloud.configs.get(name)).values
+    unknown = [key for key in keys if key not in known]
+    if unknown:  # Most likely a slip: a release that changes nothing would hide it.
+        raise NotFound("variable", unknown[0])
     await _change(here, name, dict.fromkeys(keys), wait=wait)
 
 
@@ -132,8 +137,6 @@ async def get_config(
     async with here.cloud() as cloud:
         found = await cloud.configs.get(name)
     if key not in found.values:
-        from shellwego.core.errors import NotFound
-
         raise NotFound("variable", key)
     if here.output.for_people:
         here.output.raw(found.values[key])
@@ -152,7 +155,7 @@ async def _change(here: Here, name: str, values: Mapping[str, str | None], *, wa
         if after.deployment is not None and after.deployment != before.deployment:
             await _deployed(here, cloud, name, after.deployment, wait=wait)
         elif after.release is None:
-            here.output.say("They hold from its first deployment on.")
+            here.output.say(f"They hold from its next deployment on.\n  → shellwego deploy . --name {name}")
     if not here.output.for_people:
         here.output.document(config.model_dump(mode="json"))
 

@@ -47,6 +47,7 @@ _COMMON: dict[str, Any] = {
     "output_": Annotated[
         str | None, typer.Option("--output", "-o", metavar="table|json|yaml", help="How results are printed.")
     ],
+    "json_": Annotated[bool, typer.Option("--json", hidden=True)],  # What hands from other platforms type.
     # Listed once, in `shellwego --help`, and understood everywhere.
     "url_": Annotated[str | None, typer.Option("--url", hidden=True)],
     "token_": Annotated[str | None, typer.Option("--token", hidden=True)],
@@ -137,7 +138,9 @@ def command(app: typer.Typer, name: str | None = None, **settings: Any) -> Calla
 
         @functools.wraps(function)
         def run(context: typer.Context, **values: Any) -> None:
-            said = Settings(*(values.pop(option) for option in _COMMON))
+            if values.pop("json_"):
+                values["output_"] = "json"
+            said = Settings(*(values.pop(option) for option in _COMMON if option != "json_"))
             under = context.obj if isinstance(context.obj, Settings) else Settings()
             raise typer.Exit(_run(function, said.over(under).with_environment(), values))
 
@@ -147,7 +150,12 @@ def command(app: typer.Typer, name: str | None = None, **settings: Any) -> Calla
             for parameter in own
         ]
         parameters += [
-            inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=None)
+            inspect.Parameter(
+                option,
+                inspect.Parameter.KEYWORD_ONLY,
+                annotation=annotation,
+                default=False if option == "json_" else None,
+            )
             for option, annotation in _COMMON.items()
         ]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -10,6 +10,7 @@ nothing anew; a cache mount for the package manager; no root at run time.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import tomllib
@@ -60,6 +61,10 @@ class BuildKind(StrEnum):
     PROCFILE = "procfile"
 
 
+RELEASE = "release"
+"""A Procfile's command to run once before a release serves, by the custom it comes from."""
+
+
 @dataclass(frozen=True, slots=True)
 class BuildPlan:
     """
@@ -84,6 +89,15 @@ def plan_build(
     """
     procfile = parse_procfile(_text(files, "Procfile")) if "Procfile" in files else {}
     procfile.update(processes or {})
+    plan = _plan(files, dockerfile, procfile)
+    if RELEASE not in procfile:
+        return plan
+    # Whoever comes from where it is run would believe that the database had been migrated.
+    note = f"NOT RUN: the `{RELEASE}:` line. Once deployed: shellwego exec NAME -- {procfile[RELEASE]}"
+    return dataclasses.replace(plan, notes=(*plan.notes, note))
+
+
+def _plan(files: Mapping[str, bytes | None], dockerfile: str | None, procfile: dict[str, str]) -> BuildPlan:
     if dockerfile is not None and dockerfile not in files:
         raise InvalidField("build.dockerfile", f"There is no {dockerfile!r} in the source.")
     for name in ("Dockerfile", "Containerfile") if dockerfile is None else (dockerfile,):

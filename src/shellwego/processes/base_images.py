@@ -45,6 +45,7 @@ async def ensure_base_images(
         return
     images = make_images(cloud)
     builder = make_builder(cloud, engines, images)
+    say("Preparing the base images. The first time on a machine this takes a few minutes, later seconds.")
 
     def progress(line: str) -> None:
         # What each step of a build prints is for the log; people want to know that it goes on, and how far it is.

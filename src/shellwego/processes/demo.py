@@ -145,6 +145,7 @@ def _cloud(demo: Demo) -> Iterator[None]:
             *("--http-port", str(demo.http_port), "--https-port", str(demo.https_port)),
         ),
         stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,  # What to type next is for a cloud that stays.
         start_new_session=True,  # Our own Ctrl-C is passed on below, once, not twice.
     )
     try:

@@ -23,6 +23,17 @@ class TestApps:
         assert header.split() == ["NAME", "STATUS", "INSTANCES", "RELEASE", "URL", "AGE"]
         assert row.split()[:6] == ["shop", "running", "web", "1/1", "v3", "http://shop.cloud.test"]
 
+    def test_json_by_the_name_it_has_elsewhere(self, shellwego: CommandLine) -> None:
+        shellwego.cloud.add_app("shop")
+        assert shellwego("apps", "list", "--json").out == shellwego("apps", "list", "-o", "json").out
+
+    def test_a_release_command_is_no_process_that_could_run(self, shellwego: CommandLine) -> None:
+        none = ProcessStatus(desired=0, healthy=0, total=0)
+        web = ProcessStatus(desired=1, healthy=1, total=1)
+        shellwego.cloud.add_app("shop", processes={"release": none, "web": web, "worker": none})
+        assert "web 1/1, worker 0/0  " in shellwego("apps", "list").out
+        assert "release" not in shellwego("apps", "list").out
+
     def test_a_pipe_gets_every_character_and_no_colour(self, shellwego: CommandLine) -> None:
         shellwego.cloud.add_app("shop", url="http://" + "x" * 300)
         ran = shellwego("apps", "list")
@@ -143,6 +154,20 @@ class TestConfig:
         assert shellwego("config", "get", "shop", "Z").code == 3
         shellwego("config", "unset", "shop", "A", "C")
         assert shellwego.cloud.configs["shop"] == {"B": "x=y"}
+
+    def test_to_unset_what_was_never_set_is_most_likely_a_slip(self, shellwego: CommandLine) -> None:
+        shellwego.cloud.add_app("shop", release="v3")
+        shellwego("config", "set", "shop", "KEY=1", "--wait")
+        ran = shellwego("config", "unset", "shop", "KEY", "KEI")
+        assert ran.code == 3
+        assert "There is no variable 'KEI' here" in ran.err
+        assert shellwego.cloud.configs["shop"] == {"KEY": "1"}
+
+    def test_what_is_set_before_the_first_release_says_when_it_holds(self, shellwego: CommandLine) -> None:
+        shellwego.cloud.add_app("shop", healthy=0)
+        assert (
+            "next deployment on.\n  → shellwego deploy . --name shop" in shellwego("config", "set", "shop", "A=1").err
+        )
 
     def test_what_is_exported_can_be_imported_again(self, shellwego: CommandLine) -> None:
         values = {"A": 'q"u\\o\nte', "B": "plain", "C": " spaced # not a comment ", "D": "", "E": "$HOME `x`"}

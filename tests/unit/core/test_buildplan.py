@@ -176,6 +176,14 @@ def test_commands_from_elsewhere_win() -> None:
     assert plan.processes == {"web": "new", "worker": "w"}
 
 
+@pytest.mark.parametrize("more", [{"requirements.txt": b""}, {"Dockerfile": b"FROM a\n"}])
+def test_a_release_line_that_is_not_run_is_said_loudly(more: dict[str, bytes | None]) -> None:
+    """On the platforms that Procfiles come from it migrates the database; nobody may believe that it did here."""
+    plan = plan_build({**more, "Procfile": b"web: w\nrelease: ./migrate --all\n"})
+    assert plan.notes[-1] == "NOT RUN: the `release:` line. Once deployed: shellwego exec NAME -- ./migrate --all"
+    assert not any("NOT RUN" in note for note in plan_build({**more, "Procfile": b"web: w\n"}).notes)
+
+
 def test_another_dockerfile_can_be_chosen() -> None:
     files = {"Dockerfile": b"FROM a\n", "docker/prod": b"FROM b\n"}
     assert plan_build(files, dockerfile="docker/prod").dockerfile == "FROM b\n"
