@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shellwego.control.controllers.deployments import DeploymentsController
-from shellwego.control.controllers.routes import UNSURE_SECONDS, RoutesController, route_of
+from shellwego.control.controllers.routes import UNSURE_SECONDS, WHOLE_LOOK_SECONDS, RoutesController, route_of
 from shellwego.control.links.agents import AgentLinks
 from shellwego.control.links.edges import EdgeLinks
 from shellwego.control.links.streams import Streams
@@ -351,6 +351,7 @@ async def test_an_app_is_not_named_to_edges_before_its_node_has_spoken(world: Wo
     edges = Published(world.store, cloud="c")
     routes = RoutesController(world.store, edges, asyncio.Event(), domain="example.org", epoch=2)
     world.links._on_heard = routes.heard
+    world.store.on_commit(routes.notice)
     await routes.once()
     assert edges.servers == {}, "the edge goes on as before"
     await world.report((first, InstanceState.PENDING))
@@ -433,6 +434,7 @@ async def test_only_what_changed_is_looked_at_and_told(world: World) -> None:
     await routes.once()
     assert edges.changes is not None
     assert [route.app_name for route in edges.changes.routes] == ["blog"]
+    world.forward(seconds=WHOLE_LOOK_SECONDS + 1)
     await routes.once()
     assert [route.app_name for route in edges.changes.routes] == ["shop"]
     before = edges.last
@@ -450,6 +452,7 @@ async def test_an_app_whose_row_is_lost_is_not_told_gone(world: World) -> None:
     assert set(edges.servers) == {"blog", "shop"}
     async with world.store.database.transaction(write=True) as connection:
         await connection.run_sync(lambda sync: sync.exec_driver_sql("DELETE FROM apps WHERE name = 'shop'"))
+    world.forward(seconds=WHOLE_LOOK_SECONDS + 1)
     await routes.once()
     assert edges.changes is None
     assert set(edges.servers) == {"blog"}

@@ -15,11 +15,11 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shellwego.control.links.edges import EdgeLinks
 from shellwego.control.store.records import AppRecord, EventRecord, InstanceRecord
-from shellwego.control.store.unit_of_work import Store, UnitOfWork
+from shellwego.control.store.unit_of_work import Store, Tenant, UnitOfWork
 from shellwego.core.apps import WEB
 from shellwego.core.ids import AppId, InstanceId, ReleaseId
 from shellwego.core.instances import InstanceGoal, InstanceState
@@ -32,8 +32,8 @@ UNSURE_SECONDS = 120.0
 """So long after a start we wait for what the nodes say of an app's instances; then the database is believed."""
 GONE = dt.timedelta(days=7)
 """So long an app's end is told: an edge that was away for longer goes on serving a page for it."""
-WHOLE_LOOK_SECONDS = 60.0
-"""While events keep coming; without any, each round is a whole look."""
+WHOLE_LOOK_SECONDS = 30.0
+PAGE = 100
 DEFAULT_GRACE_SECONDS = 10.0
 _ON_THE_WAY = frozenset({InstanceState.PENDING, InstanceState.PULLING, InstanceState.STARTING})
 
@@ -42,9 +42,9 @@ _ON_THE_WAY = frozenset({InstanceState.PENDING, InstanceState.PULLING, InstanceS
 class _Seen:
     """What the database says of some apps, or of all."""
 
-    apps: Sequence[AppRecord]
-    instances: Mapping[AppId, Sequence[InstanceRecord]]
-    gone: Collection[AppId]
+    apps: list[AppRecord] = field(default_factory=list)
+    instances: dict[AppId, list[InstanceRecord]] = field(default_factory=dict)
+    gone: set[AppId] = field(default_factory=set)
 
 
 class RoutesController:
@@ -84,7 +84,7 @@ class RoutesController:
         looked_at, self._looked_at = self._looked_at, None  # Whatever goes wrong below, the next look is a whole one.
         async with self._store.reading() as work:
             is_fresh = looked_at is not None and (work.now - looked_at).total_seconds() < WHOLE_LOOK_SECONDS
-            among = noticed | self._unsure if is_fresh and (noticed or self._unsure) else None
+            among = noticed | self._unsure if is_fresh else None
             seen = await self._look(work, among)
         self._become_sure(seen.instances, work.now)
         is_news = self._publish(seen, among)
@@ -93,23 +93,28 @@ class RoutesController:
             await reach(_PUBLISHED)
 
     async def _look(self, work: UnitOfWork, among: Collection[AppId] | None) -> _Seen:
-        cloud = work.for_the_cloud()
-        if among is None:
-            apps, living = await cloud.apps.all(), await cloud.instances.living()
+        cloud, seen = work.for_the_cloud(), _Seen()
+        if among is not None:
+            await self._read(cloud, await cloud.apps.some(among), seen)
         else:
-            apps = await cloud.apps.some(among)
-            living = [i for there in (await cloud.instances.of_apps(among)).values() for i in there]
-        instances: dict[AppId, list[InstanceRecord]] = {}
-        for instance in living:
-            if instance.process == WEB:
-                instances.setdefault(instance.app, []).append(instance)
+            after = None
+            while page := await cloud.apps.page(limit=PAGE, after=after):
+                await self._read(cloud, page, seen)
+                after = page[-1].name
+                await asyncio.sleep(0)  # Nobody else should wait for a look at thousands.
+            current = {app.current_release for app in seen.apps}
+            self._graces = {release: grace for release, grace in self._graces.items() if release in current}
+        seen.gone.update(await cloud.apps.gone(since=work.now - GONE, among=among))
+        return seen
+
+    async def _read(self, cloud: Tenant, apps: Sequence[AppRecord], seen: _Seen) -> None:
+        seen.apps.extend(apps)
+        for app, living in (await cloud.instances.of_apps([app.id for app in apps])).items():
+            seen.instances[app] = [instance for instance in living if instance.process == WEB]
         # A release never changes, so its grace is asked for once.
-        current = {app.current_release for app in apps if app.current_release is not None}
-        if among is None:
-            self._graces = {release: self._graces[release] for release in current if release in self._graces}
-        for release in (await cloud.releases.some(current - self._graces.keys())).values():
+        unknown = {app.current_release for app in apps} - self._graces.keys()
+        for release in (await cloud.releases.some(unknown)).values():
             self._graces[release.id] = release.spec.grace_seconds
-        return _Seen(apps, instances, await cloud.apps.gone(since=work.now - GONE, among=among))
 
     def _publish(self, seen: _Seen, among: Collection[AppId] | None) -> bool:
         """Tell the edges what differs from what they were told; false if nothing does."""
@@ -147,7 +152,7 @@ class RoutesController:
 
     def _become_sure(self, instances: Mapping[AppId, Sequence[InstanceRecord]], now: dt.datetime) -> None:
         if self._began is None:
-            self._began, self._unsure = now, set(instances)
+            self._began, self._unsure = now, {app for app, there in instances.items() if there}
         if (now - self._began).total_seconds() > UNSURE_SECONDS:
             self._unsure.clear()
         self._unsure = {app for app in self._unsure if not is_accounted_for(instances.get(app, ()), self._heard)}
