@@ -1,6 +1,7 @@
 """A server's builder in a process of its own, for test_builder.py to kill: one build, then the end.
 
-Run as `python build_child.py DIRECTORY PREFIX`; SHELLWEGO_FAULTS says where it ends before its time.
+Run as `python build_child.py DIRECTORY PREFIX [SECRET]`; SHELLWEGO_FAULTS says where it ends before its time. With a
+secret, a step prints it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from shellwego.drivers.images.port import BuildLimits, BuildRequest
 from shellwego.drivers.images.store import DirectoryImageStore
 
 
-async def main(directory: Path, prefix: str) -> None:
+async def main(directory: Path, prefix: str, secret: str = "") -> None:
     store = DirectoryImageStore(directory / "store")
     builder = BuildKitBuilder(
         directory=directory / "builder",
@@ -37,7 +38,9 @@ async def main(directory: Path, prefix: str) -> None:
         id=DeploymentId("dep_aaaaaaaaaaaaaaaaaaaa"),
         organisation=OrganisationId("org_aaaaaaaaaaaaaaaaaaaa"),
         context=directory / "context",
-        dockerfile="FROM base\nCOPY . /app\nRUN echo built > /built\n",
+        dockerfile="FROM base\nCOPY . /app\nRUN echo built > /built\n"
+        + ("RUN --mount=type=secret,id=token cat /run/secrets/token\n" if secret else ""),
+        secrets={"token": secret.encode()} if secret else {},
         bases={"base": base.digest},
         limits=BuildLimits(memory_mib=512, cpu_millis=2000, disk_mib=256, seconds=60),
     )
@@ -46,4 +49,4 @@ async def main(directory: Path, prefix: str) -> None:
     print(image.digest)  # noqa: T201
 
 
-asyncio.run(main(Path(sys.argv[1]), sys.argv[2]))
+asyncio.run(main(Path(sys.argv[1]), *sys.argv[2:]))

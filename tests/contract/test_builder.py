@@ -376,6 +376,25 @@ async def test_a_server_killed_at_any_step_of_a_build_leaves_nothing_that_stays(
     assert inventory(prefix, tmp_path) == []
 
 
+@pytest.mark.root
+@pytest.mark.parametrize("point", ["builder.built", "builder.imported"])
+async def test_a_server_killed_with_a_secret_in_its_cache_leaves_none_to_the_next(tmp_path: Path, point: str) -> None:
+    """What a step printed lies in BuildKit's own records until they are thrown away, and the one to do so is dead."""
+    prefix, secret = _fresh_prefix(), "correct-horse-battery-staple"
+    (tmp_path / "context").mkdir()
+    store = DirectoryImageStore(tmp_path / "store")
+    await store.import_layout(busybox_layout(tmp_path / "busybox"), name="base/busybox")
+    status, said = await _run_child(tmp_path, prefix, secret, faults=f"{point}=exit")
+    assert status == 137, said
+    assert secret not in said
+    await _real_builder(store, prefix, tmp_path).end_stale()  # As a server does when it starts.
+    await _until_not_on_disk(tmp_path, secret.encode())
+    status, said = await _run_child(tmp_path, prefix)
+    assert status == 0, said
+    shutil.rmtree(Path("/run/shellwego") / prefix, ignore_errors=True)
+    assert inventory(prefix, tmp_path) == []
+
+
 async def _until_not_on_disk(directory: Path, secret: bytes) -> None:
     """BuildKit's own records hold what steps printed until they are thrown away, and ext4 frees a moment later."""
     async with asyncio.timeout(60):
@@ -388,12 +407,13 @@ async def _until_not_on_disk(directory: Path, secret: bytes) -> None:
             await asyncio.sleep(0.5)
 
 
-async def _run_child(directory: Path, prefix: str, *, faults: str = "") -> tuple[int, str]:
+async def _run_child(directory: Path, prefix: str, *secret: str, faults: str = "") -> tuple[int, str]:
     child = await asyncio.create_subprocess_exec(
         sys.executable,
         str(Path(__file__).with_name("build_child.py")),
         str(directory),
         prefix,
+        *secret,
         env={**os.environ, "SHELLWEGO_FAULTS": faults},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

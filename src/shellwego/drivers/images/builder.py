@@ -26,7 +26,14 @@ from shellwego.core.networks import AllowedNetwork
 from shellwego.drivers.images import buildkit
 from shellwego.drivers.images.build_log import BuildLog
 from shellwego.drivers.images.buildkit_cgroup import BuildGroup
-from shellwego.drivers.images.buildkit_lane import Lane, LaneSettings, Programs, cgroup_parent, end_stale_lanes
+from shellwego.drivers.images.buildkit_lane import (
+    Lane,
+    LaneSettings,
+    Programs,
+    cgroup_parent,
+    end_stale_lanes,
+    forget_unforgotten,
+)
 from shellwego.drivers.images.port import BuildRequest, ImageStore, Resolved
 from shellwego.kit.faults import fault_point, reach
 from shellwego.kit.files import replace_file
@@ -92,6 +99,8 @@ class BuildKitBuilder:
         work = self._directory / "work" / request.id
         async with self._lane_for(request, log) as lane:
             done = False
+            if request.secrets:
+                await asyncio.to_thread(lane.expect_secrets)
             try:
                 await asyncio.to_thread(_fresh_directory, work)
                 output = await self._run(request, lane, work, log)
@@ -116,6 +125,7 @@ class BuildKitBuilder:
         if not running:
             await asyncio.to_thread(shutil.rmtree, self._directory / "work", ignore_errors=True)
         ended = await end_stale_lanes(self._prefix, running=running)
+        await asyncio.to_thread(forget_unforgotten, self._directory / "lanes", running=running)
         self._swept = True
         return ended
 

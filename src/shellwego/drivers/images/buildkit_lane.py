@@ -50,6 +50,8 @@ _PRUNE_SECONDS = 60.0
 _HERE = Path(__file__).parent
 _STEP_LOG_BYTES = 16 << 20
 _NAMESPACES = Path("/run/netns")
+_STORAGE = "storage.ext4"
+_MAY_HOLD_SECRETS = "may-hold-secrets"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,21 @@ def namespace_prefix(prefix: str) -> str:
 
 def cgroup_parent(prefix: str) -> PurePosixPath:
     return PurePosixPath("shellwego") / prefix / "build"
+
+
+def forget_unforgotten(lanes: Path, *, running: Collection[str]) -> None:
+    """
+    Throw away the caches that a killed server could not clean of what secret steps had printed. Their daemons must
+    have ended. `running` are the names of lanes that see to it themselves.
+    """
+    for marker in lanes.glob(f"*/{_MAY_HOLD_SECRETS}"):
+        if marker.parent.name not in running:
+            _forget_storage(marker.parent)
+
+
+def _forget_storage(lane: Path) -> None:
+    (lane / _STORAGE).unlink(missing_ok=True)
+    (lane / _MAY_HOLD_SECRETS).unlink(missing_ok=True)  # Last, so that a kill in between is no end of it.
 
 
 class Lane:
@@ -149,6 +166,10 @@ class Lane:
         self._daemon = self._slirp = None
         await asyncio.to_thread(shutil.rmtree, self.settings.runtime_directory, ignore_errors=True)
 
+    def expect_secrets(self) -> None:
+        """From now until `forget_output` has done its work, steps may print what nobody may read afterwards."""
+        replace_file(self.settings.directory / _MAY_HOLD_SECRETS, b"")
+
     async def forget_output(self) -> None:
         """
         What steps printed is on no disk any more. The daemon keeps it to show it again, which we never ask for, and a
@@ -157,9 +178,10 @@ class Lane:
         if self.is_running and await self._tell(
             buildkit.forget_command(self._programs.buildctl, socket=self.settings.socket)
         ):
+            (self.settings.directory / _MAY_HOLD_SECRETS).unlink(missing_ok=True)
             return
         await self.end()
-        (self.settings.directory / "storage.ext4").unlink(missing_ok=True)
+        _forget_storage(self.settings.directory)
 
     async def _prune(self) -> None:
         """
@@ -232,7 +254,7 @@ class Lane:
 
     async def _ensure_storage(self) -> None:
         """A file system of the right size. A cache of another size or one that was half made is thrown away."""
-        file = self.settings.directory / "storage.ext4"
+        file = self.settings.directory / _STORAGE
         size = self.settings.storage_mib << 20
         if file.exists() and file.stat().st_size == size:
             os.utime(file)
@@ -312,7 +334,7 @@ class Lane:
             buildkit.daemon_settings(root=root, step_program=step, cache_mib=settings.cache_mib).encode(),
         )
         replace_file(directory / "resolv.conf", f"nameserver {buildkit_network.RESOLVER}\n".encode(), mode=0o644)
-        storage = settings.directory / "storage.ext4"
+        storage = settings.directory / _STORAGE
         mount = shutil.which("mount", path=_environment()["PATH"]) or "/bin/mount"
         with (directory / "buildkitd.log").open("wb") as log:
             self._daemon = await self._launch(
