@@ -12,7 +12,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
 from shellwego.control.store import Store, UnitOfWork, migrate
-from shellwego.control.store.migrate import current_revision, newest_revision
+from shellwego.control.store.migrate import NEWEST_REVISION, current_revision
 from shellwego.control.store.records import (
     AppRecord,
     DeploymentRecord,
@@ -89,7 +89,7 @@ async def test_the_migrations_make_exactly_the_tables_of_the_code(database_url):
     async with store.database.transaction(write=False) as connection:
         assert await connection.run_sync(difference) == []
     await store.close()
-    assert await current_revision(database_url) == newest_revision()
+    assert await current_revision(database_url) == NEWEST_REVISION
     await migrate(database_url)
 
 

@@ -29,10 +29,10 @@ RELEASED = fault_point("runtime.start.monitor_released")
 GROUP = "monitors"
 """The control group of all monitors of a cloud, beside those of its instances."""
 
-_CPU_MILLIS = 100
+_CPU_MILLIS = 30
 """
-What a monitor may use. Copying a flood of output, it would take a core of the node's, which no limit of the app's
-counts; with this, the flood waits for its monitor. It is some 20 MB of log a second.
+What a monitor may use. Copying a flood of output, it would take a core of the node's and all of its disk, which no
+limit of the app's counts; with this, the flood waits for its monitor. It is some 8 MB of log a second.
 """
 
 _REOPEN_LOG = b"2 0 0\n"
