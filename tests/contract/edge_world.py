@@ -12,7 +12,7 @@ import socket
 import ssl
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -384,3 +384,17 @@ async def a_world() -> AsyncIterator[World]:
             await world.stop_app(name)
         await run("netns", "delete", world.name)
         shutil.rmtree(directory)
+
+
+async def upgrade(world: World, host: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await world.connect()
+    writer.write(f"GET / HTTP/1.1\r\nhost: {host}\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n".encode())
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 101")
+    return reader, writer
+
+
+async def until_true(asked: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(20):
+        while not await asked():  # noqa: ASYNC110 - facts about other processes set no event
+            await asyncio.sleep(0.02)
