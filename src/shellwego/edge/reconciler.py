@@ -205,7 +205,8 @@ class EdgeReconciler:
                 problem = f"The routes can't be saved, a restart would forget them: {error}"
                 report = msgspec.structs.replace(report, problems=[*report.problems, problem])
         await reach(REPORT)
-        self._on_report(report)
+        if self._picture is not None:  # Else a round has failed since, or is about to have more to say.
+            self._on_report(report)
         if self._unsettled is there:
             self._unsettled = None
 
