@@ -403,6 +403,26 @@ async def test_damaged_state_is_found_and_not_obeyed(world: World) -> None:
     assert addresses[B] != addresses[C]
 
 
+async def test_no_image_goes_while_something_runs_that_the_server_does_not_know(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server with another database names what others need: an image that was built here exists nowhere else."""
+    monkeypatch.setattr("shellwego.agent.reconcilers.images.DAILY_SECONDS", 0.0)
+    agent = world.agent()
+    async with running_agent(agent):
+        await world.server.say(assignment(1, spec("b"), spec("c"), keep_images=("b", "c")))
+        await world.server.until_state(B, "healthy")
+        await world.server.until_state(C, "healthy")
+        await world.server.say(assignment(2, spec("c"), keep_images=("c",)))
+        await world.server.until(lambda: world.server.reports[-1].unclaimed == [B])
+        await agent._collect_images()
+        assert world.images.collected == []
+        await world.server.say(assignment(3, spec("c"), absent=(B,), keep_images=("c",)))
+        await world.server.until(lambda: world.server.reports[-1].unclaimed == [])
+        await agent._collect_images()
+        assert len(world.images.collected) == 1
+
+
 async def test_stopping_everything_leaves_nothing_and_the_next_start_blames_nobody(world: World) -> None:
     agent = world.agent()
     async with running_agent(agent):

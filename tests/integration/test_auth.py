@@ -226,3 +226,29 @@ async def test_the_first_secrets_are_made_once(world: World):
     )
     assert again.id == world.cloud
     assert again.created_at <= dt.datetime.now(dt.UTC)
+
+
+async def test_a_lost_database_begins_again_with_the_secrets_that_are_there(world: World, tmp_path):
+    """New ones would take the place of the operator's token, which opens the right database once it is put back."""
+    from shellwego.control.services.cloud import ensure_cloud
+    from shellwego.control.services.tokens import caller_of_token
+    from shellwego.control.store import Store, migrate
+    from shellwego.control.store.engine import sqlite_url
+
+    await migrate(sqlite_url(tmp_path / "new.db"))
+    store = Store(sqlite_url(tmp_path / "new.db"))
+    kept = []
+    await ensure_cloud(
+        store,
+        id=world.cloud,
+        domain="cloud.test",
+        passwords=world.parts.passwords,
+        random_bytes=world.parts.random_bytes,
+        keep=kept.append,
+        kept=world.first,
+    )
+    async with store.reading() as work:
+        caller, _ = await caller_of_token(work, world.first.token)
+    await store.close()
+    assert kept == [world.first]
+    assert (caller.email, caller.operator) == (world.first.email, True)

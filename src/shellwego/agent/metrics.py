@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from shellwego.core.quantities import MIB
+from shellwego.kit.disks import look_at_disk
 from shellwego.protocol.messages import NodeCapacity
 
 LOW_DISK_SHARE = 0.10
@@ -40,27 +41,28 @@ def reserved_mib(total_mib: int) -> int:
 
 
 def disk_used_share(data: Path) -> float:
-    free, size = _disk(data)
-    return 1 - free / size if size else 0.0
+    try:
+        return look_at_disk(data).used_share
+    except OSError:
+        return 0.0
 
 
 def disk_warnings(data: Path) -> list[str]:
     """What is wrong with the disk now."""
     try:
-        status = os.statvfs(data)
+        disk = look_at_disk(data)
     except OSError as error:
         return [f"The data directory can't be reached: {error.strerror}. Check its disk."]
     warnings = []
-    if status.f_flag & os.ST_RDONLY:
+    if disk.read_only:
         warnings.append("The data directory's file system is read-only. Apps go on; check the disk, then remount it.")
-    if status.f_blocks and status.f_bavail < LOW_DISK_SHARE * status.f_blocks:
-        free_mib = status.f_bavail * status.f_frsize // MIB
+    if disk.size_bytes and disk.free_bytes < LOW_DISK_SHARE * disk.size_bytes:
         warnings.append(
-            f"The disk is {100 - 100 * status.f_bavail // status.f_blocks} % full ({free_mib} MiB left). "
+            f"The disk is {100 * disk.used_share:.0f} % full ({disk.free_bytes // MIB} MiB left). "
             f"Free space or grow it: at the end nothing new can start."
         )
-    if status.f_files and status.f_favail < LOW_DISK_SHARE * status.f_files:
-        warnings.append(f"The file system has only {status.f_favail} inodes left. Delete small files or grow it.")
+    if disk.inodes and disk.free_inodes < LOW_DISK_SHARE * disk.inodes:
+        warnings.append(f"The file system has only {disk.free_inodes} inodes left. Delete small files or grow it.")
     return warnings
 
 
@@ -85,7 +87,7 @@ def _limit(path: Path) -> int | None:
 
 def _disk(data: Path) -> tuple[int, int]:
     try:
-        status = os.statvfs(data)
+        disk = look_at_disk(data)
     except OSError:
         return 0, 0
-    return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
+    return disk.free_bytes, disk.size_bytes

@@ -241,6 +241,7 @@ class Agent:
     async def _reconcile_once(self) -> None:
         if self._unkept is not None:
             await self._accept(self._unkept)
+        await self._state.catch_up()
         await self._instances.reconcile_once()
 
     async def _rotate_logs(self) -> None:
@@ -254,8 +255,8 @@ class Agent:
     async def _collect_images(self) -> None:
         goal = self._state.goal
         needed = [spec.image for spec in (*goal.run, *goal.retained)]
-        if self._unkept is not None or self._state.damaged:
-            return  # What is needed isn't surely known.
+        if self._unkept is not None or self._state.damaged or self._instances.unclaimed:
+            return  # What is needed isn't surely known: a server with another database names what another cloud needs.
         share = disk_used_share(self._settings.directory)
         await self._images.collect_garbage(needed, goal.keep_images, disk_used_share=share)
 

@@ -9,8 +9,7 @@ before it is durable.
 from __future__ import annotations
 
 import asyncio
-import fcntl
-import hashlib
+import contextlib
 import os
 import secrets
 from collections.abc import Callable
@@ -28,9 +27,16 @@ from shellwego.core.errors import Conflict
 from shellwego.core.ids import InstanceId, NodeId, is_id, new_id
 from shellwego.drivers.kms.port import DecryptionFailed, Kms
 from shellwego.kit.faults import fault_point, reach
-from shellwego.kit.files import replace_file, sync_directory
+from shellwego.kit.files import replace_file, sealed, sync_directory, take_lock, unsealed
 
 log = structlog.get_logger()
+
+_NODE_FILES = ("node.json", "node.copy.json")
+"""
+Who this node is, twice: under another id it would be a stranger to the server, which could reach nothing that runs
+here, and the goal could not be decrypted. Everything else that is lost is told again or found out.
+"""
+
 T = TypeVar("T")
 
 GOAL_WRITTEN = fault_point("agent.goal.written")
@@ -64,6 +70,7 @@ class AgentState:
         self.released: dict[IPv4Address, float] = {}
         self.damaged: list[str] = []
         self.problem = ""
+        self._unkept: set[InstanceId] = set()
 
     @classmethod
     async def open(
@@ -91,9 +98,10 @@ class AgentState:
         await reach(GOAL_WRITTEN)
         self.goal = goal
 
-    async def put_cloud(self, cloud: str) -> None:
+    async def put_cloud(self, cloud: str | None) -> None:
         self.cloud = cloud
-        await self._write(self._directory / "node.json", _sealed(_Node(node=self.node, cloud=cloud)))
+        for name in _NODE_FILES:
+            await self._write(self._directory / name, _sealed(_Node(node=self.node, cloud=cloud)))
 
     def remember(self, record: Record) -> None:
         """Know it from now on; `keep` makes it durable."""
@@ -107,8 +115,24 @@ class AgentState:
 
     async def keep_ahead(self, record: Record) -> None:
         """Write down what shall be known only once it is durable. Raises OSError."""
-        await self._write(self._record_path(record.id), _sealed(record))
+        try:
+            await self._write(self._record_path(record.id), _sealed(record))
+        except OSError:
+            self._unkept.add(record.id)
+            raise
+        self._unkept.discard(record.id)
         await reach(RECORD_WRITTEN)
+
+    async def catch_up(self) -> None:
+        """Write what could not be written, and find out whether the disk is well again. Quiet while it isn't."""
+        if not self.problem:
+            return
+        with contextlib.suppress(OSError):
+            for id in sorted(self._unkept):
+                await self.keep(id)
+                self._unkept.discard(id)  # Also of one that is gone meanwhile.
+            if self.problem:
+                await self.put_cloud(self.cloud)
 
     async def forget_record(self, id: InstanceId, now: float) -> None:
         """The instance is gone for good: its address rests from now on, then its record goes. Safe to repeat."""
@@ -135,10 +159,13 @@ class AgentState:
     # Reading
 
     def _read(self, random_bytes: Callable[[int], bytes]) -> None:
-        node = self._read_sealed(self._directory / "node.json", _Node)
-        if node is None or not is_id(node.node, "node"):
-            node = _Node(node=new_id("node", random_bytes))
-            replace_file(self._directory / "node.json", _sealed(node))
+        copies = [self._read_sealed(self._directory / name, _Node) for name in _NODE_FILES]
+        known = next((n for n in copies if n is not None and is_id(n.node, "node")), None)
+        node = known or _Node(node=new_id("node", random_bytes))
+        for name, copy in zip(_NODE_FILES, copies, strict=True):
+            if copy is None:
+                with contextlib.suppress(*(() if known is None else (OSError,))):  # One is enough for now.
+                    replace_file(self._directory / name, _sealed(node))
         self.node, self.cloud = NodeId(node.node), node.cloud
         for path in sorted(self._records_directory.iterdir()):
             id = path.name.removesuffix(".json")
@@ -169,10 +196,7 @@ class AgentState:
 
     def _read_sealed(self, path: Path, type: type[T]) -> T | None:
         try:
-            check, _, body = path.read_bytes().partition(b"\n")
-            if hashlib.sha256(body).hexdigest().encode() != check:
-                raise ValueError("its content doesn't match its checksum")
-            return msgspec.json.decode(body, type=type)
+            return msgspec.json.decode(unsealed(path.read_bytes()), type=type)
         except FileNotFoundError:
             return None
         except (ValueError, msgspec.MsgspecError) as error:
@@ -230,15 +254,11 @@ class AgentState:
 
 
 def _sealed(value: object) -> bytes:
-    body = msgspec.json.encode(value)
-    return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+    return sealed(msgspec.json.encode(value))
 
 
 def _take_lock(path: Path) -> int:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return take_lock(path)
     except BlockingIOError:
-        os.close(descriptor)
         raise Conflict(f"Another agent works on {path.parent}. Stop it first.") from None
-    return descriptor

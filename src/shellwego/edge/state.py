@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from shellwego.kit.faults import fault_point, reach
-from shellwego.kit.files import replace_file
+from shellwego.kit.files import replace_file, sealed, unsealed
 from shellwego.protocol.messages import Route
 
 log = structlog.get_logger()
@@ -32,12 +32,15 @@ class SavedRoutes(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load_routes(path: Path) -> SavedRoutes:
-    """What was saved; nothing at all if there is no file, or one that can't be read (it is kept aside)."""
+    """
+    What was saved; nothing at all if there is no file, or one that is damaged (it is kept aside): with a bit of an
+    address flipped, one app's visitors would meet another's.
+    """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=SavedRoutes)
+        return msgspec.json.decode(unsealed(path.read_bytes()), type=SavedRoutes)
     except FileNotFoundError:
         return SavedRoutes()
-    except msgspec.DecodeError as error:
+    except ValueError as error:  # The check's, or msgspec's.
         log.error("edge.state_unreadable", path=str(path), error=str(error))
         with contextlib.suppress(OSError):
             path.replace(path.with_name(path.name + ".unreadable"))
@@ -48,4 +51,4 @@ async def save_routes(path: Path, saved: SavedRoutes) -> None:
     """Make it last. Raises OSError."""
     await reach(SAVE)
     # Thousands of routes and two fsyncs: not on the loop that answers for traffic.
-    await asyncio.to_thread(lambda: replace_file(path, msgspec.json.encode(saved)))
+    await asyncio.to_thread(lambda: replace_file(path, sealed(msgspec.json.encode(saved))))

@@ -1,10 +1,14 @@
 """How does state on disk survive a power cut?
 
-Old bytes or new bytes, never half: every small state file of every process is written by `replace_file`.
+Old bytes or new bytes, never half: every small state file of every process is written by `replace_file`. What the disk
+makes of them later is found by the check that `sealed` puts before them.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import hashlib
 import os
 from pathlib import Path
 
@@ -39,3 +43,35 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def take_lock(path: Path) -> int:
+    """
+    The lock of this file, which is made if need be, until the descriptor is closed or we end. Raises BlockingIOError
+    while another process has it. It can be taken on a disk that has become read-only, where what runs must be stopped.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def sealed(body: bytes) -> bytes:
+    """The content with a check before it, for `unsealed`."""
+    return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+
+
+def unsealed(content: bytes) -> bytes:
+    """What was sealed. Raises ValueError when a bit of it is another now."""
+    check, _, body = content.partition(b"\n")
+    if hashlib.sha256(body).hexdigest().encode() != check:
+        raise ValueError("its content doesn't match its checksum")
+    return body

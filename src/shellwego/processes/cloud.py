@@ -73,6 +73,11 @@ class Cloud:
         return self.run / "api.sock"
 
     @property
+    def server_waits(self) -> Path:
+        """Why the server can't begin yet, in words, while that is so."""
+        return self.run / "server.waits"
+
+    @property
     def admin_token(self) -> Path:
         return self.data / "admin-token"
 
@@ -82,7 +87,7 @@ class Cloud:
 
     @property
     def first_mappings(self) -> Path:
-        """Image mappings for the server to take over once: `up` writes them where no hub is reached."""
+        """Image mappings that a new database begins with: `up` writes them where no hub is reached."""
         return self.data / "first-mappings.json"
 
     @property

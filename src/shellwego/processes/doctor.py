@@ -16,11 +16,13 @@ import typer
 from pydantic import BaseModel
 
 from shellwego.cli.here import Here, command
+from shellwego.core.errors import ShellWeGoError
 from shellwego.drivers.engines import trials
 from shellwego.drivers.engines.catalogue import ENGINES, Engine, Need, version_text
 from shellwego.drivers.engines.places import Source, install_directory
 from shellwego.drivers.engines.probe import observe
 from shellwego.drivers.engines.trials import Result, Verdict
+from shellwego.processes.cloud import load_cloud
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -76,7 +78,7 @@ async def doctor(
         trials.try_port("0.0.0.0", api_port, "--api-port"),  # noqa: S104
         _try_hub(),
     ]
-    results = await asyncio.gather(*looks, *tries)
+    results = [*await asyncio.gather(*looks, *tries), *_waiting_server(data_dir)]
     _show(here, results)
     failed = [each for each in results if each.verdict is Verdict.FAILED]
     warned = [each for each in results if each.verdict is Verdict.WARNING]
@@ -102,6 +104,15 @@ def _look(engine: Engine) -> Result:
             name, Verdict.WARNING, said, f"{observed.warning} `shellwego engines install` tries to do better."
         )
     return Result(name, Verdict.OK, said)
+
+
+def _waiting_server(data_dir: Path) -> list[Result]:
+    """A server that can't begin answers nobody: what it waits for stands beside its socket."""
+    try:
+        why = load_cloud(data_dir.resolve()).server_waits.read_text()
+    except (OSError, ShellWeGoError):
+        return []
+    return [Result("server", Verdict.FAILED, f"it waits: {why}", "It goes on by itself when that is mended.")]
 
 
 async def _try_hub() -> Result:

@@ -39,7 +39,7 @@ from shellwego.control.services.sealing import config_of
 from shellwego.control.services.signing import SigningKey
 from shellwego.control.store import Store, migrate
 from shellwego.control.store.records import EventRecord, ImageMappingRecord
-from shellwego.core.errors import Unavailable
+from shellwego.core.errors import DiskFull, Unavailable
 from shellwego.core.ids import CloudId
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.images.source import unpack_source
@@ -62,10 +62,8 @@ async def run_server(cloud: Cloud) -> None:
     kms = make_kms(cloud)
     passwords = Passwords()
     store = Store(cloud.database_url)
-    await _patiently("database", lambda: migrate(cloud.database_url))
-    await _patiently("cloud", lambda: _begin_cloud(cloud, store, passwords))
-    async with store.writing() as work:
-        epoch = await work.cloud.next_epoch()
+    await _patiently(cloud, lambda: migrate(cloud.database_url))
+    await _patiently(cloud, lambda: _begin_cloud(cloud, store, passwords))
 
     wakes = {name: asyncio.Event() for name in ("deployments", "assignments", "routes", "builds", "outbox")}
     bus = MemoryBus()
@@ -83,10 +81,11 @@ async def run_server(cloud: Cloud) -> None:
         agents,
         wakes["assignments"],
         open_config=lambda release: config_of(kms, release),
+        routes_in_force=lambda app: routes.are_in_force(app),
         extra_ca=cloud.extra_ca.read_text() if cloud.extra_ca.exists() else "",
     )
     deployments = DeploymentsController(store, wakes["deployments"])
-    routes = RoutesController(store, edges, wakes["routes"], domain=cloud.identity.domain, epoch=epoch)
+    routes = RoutesController(store, edges, wakes["routes"], domain=cloud.identity.domain)
 
     def wake_all(events: Collection[EventRecord]) -> None:
         routes.notice(events)  # First: the others' rounds take longer, and requests depend on this one.
@@ -164,12 +163,32 @@ async def run_server(cloud: Cloud) -> None:
 
 
 async def _begin_cloud(cloud: Cloud, store: Store, passwords: Passwords) -> None:
-    """The first start: an operator, their secrets, and the images that stand in for a hub's."""
+    """
+    The first start, or the first with a new database: an operator, their secrets, and the images that stand in for a
+    hub's.
+    """
 
     def keep(first: FirstSecrets) -> None:
         replace_file(cloud.admin_password, f"{first.email}\n{first.password}\n".encode())
         replace_file(cloud.admin_token, f"{first.token}\n".encode())
 
+    async with store.reading() as work:
+        if await work.cloud.find_it() is not None:
+            return
+    kept = _kept_secrets(cloud)
+    if kept is not None:
+        log.warning(
+            "server.database_is_empty",
+            cloud=cloud.identity.cloud,
+            hint="This cloud had begun with another database. What runs goes on; put that database back "
+            "(docs/how-to/back-up-and-restore.md), or go on with this one. The admin's token and first password hold.",
+        )
+    if cloud.first_mappings.exists():
+        # Before the cloud has begun: what is cut off here is done again.
+        mappings = msgspec.json.decode(cloud.first_mappings.read_bytes(), type=dict[str, str])
+        async with store.writing() as work:
+            for pattern, image in mappings.items():
+                await work.image_mappings.put(ImageMappingRecord(pattern, image, work.now))
     identity = cloud.identity
     await ensure_cloud(
         store,
@@ -178,26 +197,35 @@ async def _begin_cloud(cloud: Cloud, store: Store, passwords: Passwords) -> None
         passwords=passwords,
         random_bytes=secrets.token_bytes,
         keep=keep,
+        kept=kept,
     )
-    if cloud.first_mappings.exists():
-        mappings = msgspec.json.decode(cloud.first_mappings.read_bytes(), type=dict[str, str])
-        async with store.writing() as work:
-            for pattern, image in mappings.items():
-                await work.image_mappings.put(ImageMappingRecord(pattern, image, work.now))
-        cloud.first_mappings.unlink()
 
 
-async def _patiently(what: str, act: Callable[[], Awaitable[object]]) -> None:
-    """Do it, again and again while the database is away: a server that starts before its database must not give up."""
+def _kept_secrets(cloud: Cloud) -> FirstSecrets | None:
+    """What the admin was given when this cloud began, None when it never did, or they have taken it away."""
+    try:
+        email, password = cloud.admin_password.read_text().split()
+        return FirstSecrets(email, password, cloud.admin_token.read_text().strip())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+async def _patiently(cloud: Cloud, act: Callable[[], Awaitable[object]]) -> None:
+    """
+    Do it, again and again while the database is away or its disk full: a server that starts before its database must
+    not give up. Nobody can ask us yet, so why we wait is written where `up` and `doctor` look.
+    """
     attempt = 0
     while True:
         try:
             await act()
+            cloud.server_waits.unlink(missing_ok=True)
             return
-        except Unavailable as error:
+        except (Unavailable, DiskFull) as error:
             attempt += 1
             wait = backoff_seconds(attempt, limit=10)
-            log.warning("server.waits", part=what, why=str(error), next_try_seconds=wait)
+            log.warning("server.waits", why=str(error), next_try_seconds=wait)
+            cloud.server_waits.write_text(str(error))
             await asyncio.sleep(wait)
 
 

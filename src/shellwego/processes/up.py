@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
+import errno
 import os
 import shutil
 import signal
@@ -27,6 +27,7 @@ from shellwego.core.errors import Conflict, ShellWeGoError
 from shellwego.core.networks import parse_allowed_network
 from shellwego.core.quantities import parse_size_mib
 from shellwego.drivers.images.addresses import is_loopback_name
+from shellwego.kit.files import take_lock
 from shellwego.observability.logs import set_up_logging
 from shellwego.processes.authorities import ensure_authorities
 from shellwego.processes.base_images import ensure_base_images
@@ -41,6 +42,8 @@ log = structlog.get_logger()
 
 DEFAULT_DATA = Path("/var/lib/shellwego")
 READY_SECONDS = 120.0
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
+"""What is the disk's trouble and no bug of ours."""
 
 DataDir = Annotated[
     Path, typer.Option("--data-dir", envvar="SHELLWEGO_DATA_DIR", help="Where this cloud keeps everything.")
@@ -124,6 +127,11 @@ def up(
             code = asyncio.run(_run(cloud, engines))
     except ShellWeGoError as error:
         typer.echo(f"shellwego up: {error}", err=True)
+        raise typer.Exit(1) from None
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        typer.echo(f"shellwego up: {error}. `shellwego doctor --data-dir {data_dir}` tells more.", err=True)
         raise typer.Exit(1) from None
     raise typer.Exit(code)
 
@@ -249,6 +257,10 @@ async def _wait_until_ready(cloud: Cloud, stop: asyncio.Event) -> bool:
                 waiting = ", ".join(part["name"] for part in answer.json()["parts"] if not part["ok"])
             except (httpx.HTTPError, ValueError, KeyError):
                 waiting = "server"
+                with contextlib.suppress(OSError):
+                    waiting += f" ({cloud.server_waits.read_text()})"
+                    # What is waited for passes by itself, however long it takes: giving up would only leave it undone.
+                    deadline = asyncio.get_running_loop().time() + READY_SECONDS
             if waiting != said:
                 typer.echo(f"  waiting for: {waiting}", err=True)
                 said = waiting
@@ -290,11 +302,9 @@ Ctrl-C stops everything; what was deployed comes back with the next `shellwego u
 @contextlib.contextmanager
 def only_one(cloud: Cloud) -> Iterator[None]:
     """Hold the cloud's lock. Raises Conflict while another `up` runs it."""
-    descriptor = os.open(cloud.data / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        descriptor = take_lock(cloud.data / "up.lock")
     except BlockingIOError:
-        os.close(descriptor)
         raise Conflict(f"The cloud in {cloud.data} runs already. Stop it first, or use another --data-dir.") from None
     try:
         yield
@@ -355,5 +365,10 @@ def _told() -> Iterator[None]:
     try:
         yield
     except ShellWeGoError as error:
+        typer.echo(f"shellwego: {error}", err=True)
+        raise typer.Exit(1) from None
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
         typer.echo(f"shellwego: {error}", err=True)
         raise typer.Exit(1) from None

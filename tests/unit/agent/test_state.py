@@ -95,6 +95,8 @@ async def test_a_flipped_bit_is_found(name: str, tmp_path: Path) -> None:
     again = await AgentState.open(tmp_path, kms)
     assert any(name.rpartition("/")[2] in words for words in again.damaged)
     assert (tmp_path / f"{name}.damaged").exists()
+    assert again.node == state.node, "the server would not know it any more"
+    assert name == "goal" or again.goal == goal("b")
     again.close()
 
 
@@ -153,3 +155,28 @@ def test_an_address_is_free_and_rested_if_any_is(taken: set[IPv4Address], ages: 
     assert chosen not in taken
     rested = [a for a in POOL if a not in taken and ages.get(a, 9999) >= COOL_DOWN_SECONDS]
     assert not rested or ages.get(chosen, 9999) >= COOL_DOWN_SECONDS - 1e-6
+
+
+async def test_what_could_not_be_written_is_written_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else would write it again, and the operator would be told of a full disk for ever."""
+    kms = FakeKms()
+    state = await AgentState.open(tmp_path, kms)
+
+    def cut(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    state.remember(record("b", failures=3))
+    with monkeypatch.context() as patch:
+        patch.setattr(state_module, "replace_file", cut)
+        with pytest.raises(OSError):
+            await state.keep(B)
+        await state.catch_up()
+        assert "No space left" in state.problem
+    await state.catch_up()
+    assert state.problem == ""
+    state.close()
+    again = await AgentState.open(tmp_path, kms)
+    assert again.records == {B: record("b", failures=3)}
+    again.close()

@@ -137,6 +137,11 @@ class Instances:
         return self._sight.problems
 
     @property
+    def unclaimed(self) -> tuple[InstanceId, ...]:
+        """What runs here although the server named it neither to run nor to go."""
+        return self._unclaimed
+
+    @property
     def running(self) -> list[tuple[str, InstanceId]]:
         """App and id of each instance that runs and has a log."""
         apps = {record.id: record.app for record in self._state.records.values()}

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from fastapi import APIRouter, Request
 from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
 
 from shellwego.control.api import answers
 from shellwego.control.api.calls import (
@@ -39,6 +40,7 @@ router = APIRouter(prefix="/v1/apps", tags=["sources"])
 _WRITTEN = fault_point("server.sources.written")
 _RENAMED = fault_point("server.sources.renamed")
 _BUFFER_BYTES = 256 * 1024
+_HEAR_OUT_SECONDS = 60.0
 _TYPES = {
     "application/gzip",
     "application/octet-stream",
@@ -113,16 +115,18 @@ async def _received(request: Request, parts: ApiParts, path: Path) -> AsyncItera
     """The request's body, at `path` while the block runs, and after it only if the block kept it."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = path.with_name(f".{path.name}.upload")
-    upload = _Upload()
+    upload, chunks = _Upload(), request.stream()
     kept = False
     try:
         try:
-            await _write(request, parts, temporary, upload)
+            await _write(chunks, parts, temporary, upload)
             await reach(_WRITTEN)
             temporary.rename(path)
             sync_directory(path.parent)
         except OSError as error:
             if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                temporary.unlink(missing_ok=True)
+                await _hear_out(chunks)
                 raise DiskFull("storing the source") from error
             raise
         yield upload
@@ -133,11 +137,10 @@ async def _received(request: Request, parts: ApiParts, path: Path) -> AsyncItera
             path.unlink(missing_ok=True)
 
 
-async def _write(request: Request, parts: ApiParts, path: Path, upload: _Upload) -> None:
+async def _write(chunks: AsyncIterator[bytes], parts: ApiParts, path: Path, upload: _Upload) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb", buffering=0) as file:
         buffer = bytearray()
-        chunks = request.stream()
         idle = parts.settings.idle_upload_seconds
         while True:
             try:
@@ -156,6 +159,17 @@ async def _write(request: Request, parts: ApiParts, path: Path, upload: _Upload)
                 break
     if upload.size_bytes == 0:
         raise InvalidField("body", "is empty. Send a tar of the source folder.")
+
+
+async def _hear_out(chunks: AsyncIterator[bytes]) -> None:
+    """
+    Take the rest of the body and forget it. A connection that is closed with bytes unread is reset (RFC 9112, 9.6), and
+    the client, still sending, never gets to see why.
+    """
+    with contextlib.suppress(TimeoutError, ClientDisconnect):
+        async with asyncio.timeout(_HEAR_OUT_SECONDS):
+            async for _ in chunks:
+                pass
 
 
 def _flush(descriptor: int, content: bytes, upload: _Upload, *, sync: bool) -> None:

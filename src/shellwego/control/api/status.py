@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections import Counter
+from collections.abc import Collection
+from pathlib import Path
 
 from fastapi import APIRouter
 
@@ -12,9 +15,14 @@ from shellwego.control.api.calls import AnyCall
 from shellwego.control.api.strict_json import StrictRoute
 from shellwego.core.apps import AppStatus
 from shellwego.core.nodes import NodeState
+from shellwego.core.quantities import MIB
+from shellwego.kit.disks import look_at_disk
 from shellwego.protocol import public
 
 router = APIRouter(prefix="/v1/status", tags=["status"], route_class=StrictRoute)
+
+NO_ROOM_BYTES = 4 * MIB
+"""A commit of SQLite may need so much for its log."""
 
 
 @router.get("", operation_id="getStatus")
@@ -27,12 +35,19 @@ async def get_status(call: AnyCall) -> public.CloudStatus:
     nodes = await answers.nodes(call.work, call.work.now) if operator else []
     edges = await call.work.edges.all() if operator else []
     instances = await tenant.instances.count_by_state()
+    connected = call.parts.agents.connected
     problems = [
-        *(f"Node {n.name} isn't connected. Its apps go on running; look at its agent." for n in nodes if _is_away(n)),
+        *(await asyncio.to_thread(_disk_problems, settings.directory) if operator else ()),
+        *(
+            f"Node {n.name} isn't connected. Its apps go on running; look at its agent."
+            for n in nodes
+            if _is_away(n, connected)
+        ),
         *(f"Node {n.name}: {warning}" for n in nodes for warning in n.warnings),
         *(
-            f"Node {n.name} runs {len(n.unclaimed)} instances that this server knows nothing of. Was an older database "
-            f"restored? They are never removed by themselves."
+            f"Node {n.name} runs {len(n.unclaimed)} instances that this server knows nothing of: has it an older or an "
+            f"empty database? They go on and are never removed by themselves. Put the right database back; "
+            f"docs/how-to/back-up-and-restore.md says how."
             for n in nodes
             if n.unclaimed
         ),
@@ -60,5 +75,19 @@ def _edge(fields: dict[str, object]) -> dict[str, object]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
 
-def _is_away(node: public.Node) -> bool:
-    return node.state is NodeState.UNREACHABLE
+def _is_away(node: public.Node, connected: Collection[str]) -> bool:
+    """Silent, as far as the database knows: while it can't be written, heartbeats are heard and not kept."""
+    return node.state is NodeState.UNREACHABLE and node.id not in connected
+
+
+def _disk_problems(directory: Path) -> list[str]:
+    """Whether the server can write. Nodes tell of their own disks, but a full database keeps no word of theirs."""
+    try:
+        disk = look_at_disk(directory)
+    except OSError as error:
+        return [f"The server's directory can't be reached: {error.strerror}. Check its disk."]
+    if disk.read_only:
+        return ["The server's disk is read-only: nothing can be changed. Apps go on; check the disk, then remount it."]
+    if disk.free_bytes < NO_ROOM_BYTES:
+        return ["The server's disk is full: nothing can be changed until there is room. Apps go on; free some space."]
+    return []

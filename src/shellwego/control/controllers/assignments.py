@@ -18,7 +18,7 @@ from shellwego.control.store.unit_of_work import Store, UnitOfWork
 from shellwego.core.apps import WEB
 from shellwego.core.errors import NodeUnavailable
 from shellwego.core.health import CheckKind, HealthCheck
-from shellwego.core.ids import NodeId, ReleaseId
+from shellwego.core.ids import AppId, NodeId, ReleaseId
 from shellwego.core.instances import InstanceGoal
 from shellwego.drivers.kms.port import DecryptionFailed
 from shellwego.kit.faults import fault_point, reach
@@ -46,10 +46,18 @@ class AssignmentsController:
     """Keeps every connected node's assignment up to date."""
 
     def __init__(
-        self, store: Store, agents: AgentLinks, wake: asyncio.Event, *, open_config: OpenConfig, extra_ca: str = ""
+        self,
+        store: Store,
+        agents: AgentLinks,
+        wake: asyncio.Event,
+        *,
+        open_config: OpenConfig,
+        routes_in_force: Callable[[AppId], bool] = lambda _: True,
+        extra_ca: str = "",
     ) -> None:
         self._store, self._agents, self._wake = store, agents, wake
         self._open_config, self._extra_ca = open_config, extra_ca
+        self._routes_in_force = routes_in_force
         self._sent: dict[NodeId, _Sent] = {}
         self._configs: dict[ReleaseId, Mapping[str, str]] = {}
 
@@ -110,22 +118,26 @@ class AssignmentsController:
                 log.exception("assign.config_unreadable", release=release.id, instance=instance.id)
                 continue
             run.append(_spec(instance, release, apps[instance.app], config))
-        absent += await _known_ended(work, node)
+        absent += await self._known_ended(work, node)
         self._configs = {id: self._configs[id] for id in releases if id in self._configs}
         return run, absent, images
+
+    async def _known_ended(self, work: UnitOfWork, node: NodeId) -> list[Removal]:
+        """
+        What the node runs unclaimed although we know that it ended: that is named, and not merely left out. Another
+        database, which was there meanwhile, may have given it the app's traffic: it goes when no proxy knows it.
+        """
+        cloud = work.for_the_cloud()
+        found = [await cloud.instances.find(id) for id in (await work.nodes.get(node)).unclaimed]
+        ended = [i for i in found if i is not None and i.removed_at is not None and self._routes_in_force(i.app)]
+        releases = await cloud.releases.some({i.release for i in ended})
+        return [Removal(id=i.id, grace_seconds=releases[i.release].spec.grace_seconds) for i in ended]
 
     async def _config(self, release: ReleaseRecord) -> Mapping[str, str]:
         """Decrypted once: a release never changes, and a key server need not be asked at every round."""
         if release.id not in self._configs:
             self._configs[release.id] = await self._open_config(release)
         return self._configs[release.id]
-
-
-async def _known_ended(work: UnitOfWork, node: NodeId) -> list[Removal]:
-    """What the node runs unclaimed although we know that it ended: that is named, and not merely left out."""
-    cloud = work.for_the_cloud()
-    found = [await cloud.instances.find(id) for id in (await work.nodes.get(node)).unclaimed]
-    return [Removal(id=i.id, grace_seconds=0.0) for i in found if i is not None and i.removed_at is not None]
 
 
 def _spec(instance: InstanceRecord, release: ReleaseRecord, app: AppRecord, config: Mapping[str, str]) -> InstanceSpec:

@@ -8,6 +8,8 @@ our own end, and starts again, a bounded number of times.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import fnmatch
 import shlex
 import shutil
@@ -29,6 +31,7 @@ from shellwego.core.dockerfiles import base_names, familiar_name
 from shellwego.core.errors import (
     BuildFailed,
     Conflict,
+    DiskFull,
     NotFound,
     RegistryUnavailable,
     ShellWeGoError,
@@ -122,6 +125,15 @@ class BuildsController:
             log.warning("build.interrupted", deployment=deployment.id, error=str(error))
         except ShellWeGoError as error:
             await self._fail(deployment, error)
+        except OSError as error:
+            log.warning("build.files_failed", deployment=deployment.id, error=repr(error))
+            full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+            await self._fail(
+                deployment,
+                DiskFull("preparing a build")
+                if full
+                else BuildFailed(f"the server's disk: {error.strerror or error}."),
+            )
         except Exception as error:  # A bug of ours must not leave a deployment under way for ever.
             log.exception("build.broken", deployment=deployment.id)
             await self._fail(
@@ -140,6 +152,9 @@ class BuildsController:
                 await service.fail_with(work, deployment, error)
         except Conflict:
             pass  # Cancelled or superseded meanwhile.
+        except ShellWeGoError as unwritten:
+            # Nobody can be told now. The next round finds it interrupted; raised here it would end the whole server.
+            log.warning("build.end_not_written", deployment=deployment.id, error=str(unwritten))
 
     # --- images -----------------------------------------------------------------------------------------------------
 
@@ -265,8 +280,12 @@ class _BuildLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # What `write` could not write is tried once more.
+            self._file.close()
 
     def write(self, line: str) -> None:
-        self._file.write(line.rstrip("\n") + "\n")
-        self._file.flush()
+        try:
+            self._file.write(line.rstrip("\n") + "\n")
+            self._file.flush()
+        except OSError as error:  # The build has a disk of its own and may well come to its end.
+            log.warning("build.log_not_written", file=self._path.name, error=repr(error))

@@ -50,12 +50,15 @@ class _Seen:
 class RoutesController:
     """
     Publishes routes when they changed. Call `notice` with what happened; run `once` in a loop. `epoch` is this server's
-    start: generations grow over restarts too.
+    start: generations grow over restarts too. Without one it is taken from the database before the first routes are
+    told: a server on a full disk has none to tell, and answers whoever only reads.
     """
 
-    def __init__(self, store: Store, edges: EdgeLinks, wake: asyncio.Event, *, domain: str, epoch: int) -> None:
+    def __init__(
+        self, store: Store, edges: EdgeLinks, wake: asyncio.Event, *, domain: str, epoch: int | None = None
+    ) -> None:
         self._store, self._edges, self._wake, self._domain = store, edges, wake, domain
-        self._generation = epoch << 32
+        self._generation = 0 if epoch is None else epoch << 32
         self._has_told = False
         self._told: dict[AppId, Route] = {}
         self._gone: frozenset[AppId] = frozenset()
@@ -79,7 +82,14 @@ class RoutesController:
             self._heard.update(instances)
             self._wake.set()
 
+    def are_in_force(self, app: AppId) -> bool:
+        """Whether every proxy serves the app as the database has it, and by no instance that has ended there."""
+        return self._has_told and app not in self._unsure and self._edges.serve_all(self._generation)
+
     async def once(self) -> None:
+        if not self._generation:
+            async with self._store.writing() as work:
+                self._generation = await work.cloud.next_epoch() << 32
         noticed, self._noticed = self._noticed, set()
         looked_at, self._looked_at = self._looked_at, None  # Whatever goes wrong below, the next look is a whole one.
         async with self._store.reading() as work:

@@ -16,7 +16,7 @@ import structlog
 from shellwego.control.links.streams import Streams
 from shellwego.control.store.records import InstanceRecord, NodeRecord
 from shellwego.control.store.unit_of_work import Store, UnitOfWork
-from shellwego.core.errors import NodeUnavailable, ShellWeGoError, Unavailable
+from shellwego.core.errors import DiskFull, NodeUnavailable, ShellWeGoError, Unavailable
 from shellwego.core.ids import InstanceId, NodeId, is_id
 from shellwego.core.instances import ExitReason, InstanceGoal, InstanceState
 from shellwego.core.nodes import HEARTBEAT_SECONDS
@@ -76,9 +76,7 @@ class AgentLinks:
             await channel.send(Refused(code="node", problem=f"{hello.node[:60]!r} is not a node's id."))
             return
         node = NodeId(hello.node)
-        async with self._store.writing() as work:
-            await work.nodes.ensure(_node(node, hello, work.now))
-            await work.emit("node.connected", subject=node, payload={"version": hello.version})
+        await self._register(node, hello)
         await channel.send(Welcome(cloud=self._cloud, heartbeat_seconds=HEARTBEAT_SECONDS))
         before = self._links.get(node)
         self._links[node], self._seen[node] = channel, hello.generation
@@ -98,7 +96,7 @@ class AgentLinks:
                         self._seen[node] = max(self._seen.get(node, 0), message.generation)
                         try:
                             await self._write(node, message)
-                        except Unavailable as error:
+                        except (Unavailable, DiskFull) as error:
                             # A report is whole and comes again; nothing is lost by waiting for the next.
                             log.warning("agent.report_not_written", node=node, error=str(error))
                         await reach(_REPORT_WRITTEN)
@@ -129,6 +127,19 @@ class AgentLinks:
             raise NodeUnavailable(node)
         return link
 
+    async def _register(self, node: NodeId, hello: AgentHello) -> None:
+        """Raises Unavailable, and DiskFull for a node that isn't known yet."""
+        try:
+            async with self._store.writing() as work:
+                await work.nodes.ensure(_node(node, hello, work.now))
+                await work.emit("node.connected", subject=node, payload={"version": hello.version})
+        except DiskFull as error:
+            # What runs there can be looked at, logged in to and stopped all the same.
+            async with self._store.reading() as work:
+                if await work.nodes.find(node) is None:
+                    raise
+            log.warning("agent.hello_not_written", node=node, error=str(error))
+
     async def _heard(self, node: NodeId, heartbeat: Heartbeat) -> None:
         try:
             async with self._store.writing() as work:
@@ -148,6 +159,8 @@ class AgentLinks:
                     await _observe(work, instance, seen, report.generation)
                     heard.append(instance.id)
             unclaimed = tuple(sorted(set(report.unclaimed) - set(known)))
+            if unclaimed != (await work.nodes.get(node)).unclaimed:
+                await work.emit("node.unclaimed", subject=node, payload={"instances": list(unclaimed)})
             await work.nodes.update(node, last_seen_at=work.now, unclaimed=unclaimed)
         self._on_heard(heard)
 

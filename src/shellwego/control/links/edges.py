@@ -40,6 +40,11 @@ class EdgeLinks:
         """What each connected edge said last; None before its first word."""
         return {link.hello.edge: link.report for link in self._links}
 
+    def serve_all(self, generation: int) -> bool:
+        """Whether these routes, or later ones, are in force wherever a proxy may be. Without an edge nobody knows."""
+        said = [link.report for link in self._links]
+        return bool(said) and all(r is not None and r.serving and r.generation >= generation for r in said)
+
     def publish(self, routes: Routes, changes: RoutesChanged | None = None) -> None:
         """
         Make these the routes of every edge, now and when it connects. `changes` is what makes them of those that were

@@ -14,6 +14,7 @@ from pathlib import Path
 import structlog
 
 from shellwego.control.links.streams import Streams
+from shellwego.core.errors import ShellWeGoError
 from shellwego.protocol.channel import Channel, ChannelClosed
 from shellwego.protocol.messages import (
     OLDEST_SUPPORTED,
@@ -74,6 +75,8 @@ class ControlListener:
         except asyncio.CancelledError:
             # Our own stop: asyncio's connection task must end quietly, or it is reported as never retrieved.
             pass
+        except ShellWeGoError as error:  # The database is away, say. The caller comes back, again and again.
+            log.warning("link.ended", why=str(error))
         except Exception:
             log.exception("link.failed")
         finally:

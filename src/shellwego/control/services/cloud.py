@@ -2,7 +2,8 @@
 
 With its own record, the organisation `default`, one operator, and one API token for whoever started it. Their secrets
 are given to `keep` before anything is committed: a crash in between leaves a secret that opens nothing, never an
-operator whose secret nobody has.
+operator whose secret nobody has. A cloud whose database was lost begins again with the secrets that its operator has:
+new ones would take the place of those that open the right database, once that is put back.
 """
 
 from __future__ import annotations
@@ -38,17 +39,18 @@ async def ensure_cloud(
     passwords: Passwords,
     random_bytes: RandomBytes,
     keep: Callable[[FirstSecrets], None],
+    kept: FirstSecrets | None = None,
 ) -> CloudRecord:
     """
     The cloud's record, with all that it begins with. Safe to repeat: a cloud that has begun is left alone, and `keep`
-    isn't called.
+    isn't called. `kept` is what an earlier beginning gave to `keep`, if there is anything of it.
     """
     async with store.reading() as work:
         cloud = await work.cloud.find_it()
     if cloud is not None:
         return cloud
     # 160 and 256 random bits; the password is also typed, so it is the shorter.
-    secrets = FirstSecrets(f"admin@{domain}", random_bytes(20).hex(), tokens.new_secret(random_bytes))
+    secrets = kept or FirstSecrets(f"admin@{domain}", random_bytes(20).hex(), tokens.new_secret(random_bytes))
     password_hash = await passwords.hash(secrets.password)
     async with store.writing() as work:
         cloud = await work.cloud.find_it()

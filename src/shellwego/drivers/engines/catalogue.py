@@ -135,6 +135,7 @@ ENGINES: tuple[Engine, ...] = (
     Engine("chromium", "looks at pages as a person would", ("chromium",), "chromium", (), ("--version",), Need.TESTS),
     Engine("wrk", "makes load", ("wrk",), "wrk", (4, 1), ("-v",), Need.TESTS),
     Engine("strace", "makes system calls fail", ("strace",), "strace", (5, 0), ("-V",), Need.TESTS),
+    Engine("faketime", "makes the clock jump", ("faketime",), "faketime", (0, 9), ("--version",), Need.TESTS),
 )
 
 GO_WHEEL = (

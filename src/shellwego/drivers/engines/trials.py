@@ -21,6 +21,7 @@ from pathlib import Path
 from shellwego.drivers.engines.catalogue import GVISOR
 from shellwego.drivers.engines.places import Source, find_program
 from shellwego.kit.commands import Command, CommandFailed, run_command
+from shellwego.kit.disks import look_at_disk
 
 _SECONDS = 60.0
 _FREE_BYTES = 5 << 30
@@ -246,8 +247,12 @@ async def try_overlay() -> Result:
 async def try_disk(directory: Path) -> Result:
     name = f"disk of {directory}"
     existing = next(parent for parent in (directory, *directory.parents) if parent.exists())
-    free = shutil.disk_usage(existing).free
+    disk = look_at_disk(existing)
+    free = disk.free_bytes
     said = f"{free / (1 << 30):.1f} GiB free"
+    if disk.read_only:
+        remedy = "Look for its cause in the kernel's log (dmesg), check the file system, then mount it anew."
+        return Result(name, Verdict.FAILED, "it is read-only", remedy)
     if free < _NEEDED_BYTES:
         return Result(name, Verdict.FAILED, said, "Free some space: images, builds and databases live there.")
     if free < _FREE_BYTES:

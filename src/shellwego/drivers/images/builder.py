@@ -48,6 +48,8 @@ _UNKNOWN_IMAGE = re.compile(r"failed to resolve source metadata for ([^\s:]+(?::
 _LEAST_FREE_MIB = 512
 _HOST_CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 _NO_SPACE = re.compile(r"no space left on device|ENOSPC|disk quota exceeded", re.IGNORECASE)
+_BROKEN_DISK = re.compile(r"read-only file system|input/output error|structure needs cleaning", re.IGNORECASE)
+"""What steps meet on a lane's own file system when the disk under it is full: its kernel stops writing to it."""
 _REPORT_BYTES = 32 << 20
 
 
@@ -242,7 +244,11 @@ class BuildKitBuilder:
             out_of_memory = lane.group.kills_by_memory() > killed_before
             if out_of_memory:
                 await lane.end()
-            raise self._failure(request, log, out_of_memory=out_of_memory)
+            failure = self._failure(request, log, out_of_memory=out_of_memory)
+            if isinstance(failure, DiskFull):
+                # What could not be written has damaged the lane's file system, and what it holds is the room we lack.
+                await lane.forget_storage()
+            raise failure
         return output
 
     async def _hand_over_bases(self, request: BuildRequest, work: Path, log: BuildLog) -> tuple[buildkit.StandIn, ...]:
@@ -273,9 +279,9 @@ class BuildKitBuilder:
         unknown = _UNKNOWN_IMAGE.search(text)
         if out_of_memory:
             why = f"It ran out of memory{step}: the limit of a build is {limits.memory_mib} MiB."
+        elif _free_mib(self._directory) < _LEAST_FREE_MIB and (_NO_SPACE.search(text) or _BROKEN_DISK.search(text)):
+            return DiskFull("building an image")
         elif _NO_SPACE.search(text):
-            if _free_mib(self._directory) < _LEAST_FREE_MIB:
-                return DiskFull("building an image")
             why = f"It ran out of disk space{step}: the limit of a build is {limits.disk_mib} MiB."
         elif unknown is not None:
             name = dockerfiles.familiar_name(unknown[1])

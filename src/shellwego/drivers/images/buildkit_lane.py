@@ -180,6 +180,10 @@ class Lane:
         ):
             (self.settings.directory / _MAY_HOLD_SECRETS).unlink(missing_ok=True)
             return
+        await self.forget_storage()
+
+    async def forget_storage(self) -> None:
+        """Nothing of the lane runs, and its cache is gone. The next build begins with an empty one."""
         await self.end()
         _forget_storage(self.settings.directory)
 

@@ -88,7 +88,8 @@ class DirectoryImageStore:
         """
         for name in _DIRECTORIES:
             (directory / name).mkdir(mode=0o700, parents=True, exist_ok=True)
-        directory.chmod(0o700)
+        if directory.stat().st_mode & 0o777 != 0o700:  # A read-only disk refuses also what is so already.
+            directory.chmod(0o700)
         self._directory = directory
         self._platform = platform or host_platform()
         self._limits = limits or ImageLimits()

@@ -1,0 +1,343 @@
+"""What an operator fears most: the wrong database, a machine that reboots, a clock that jumps. Apps go on or come back.
+
+One cloud for all of it, with an app of three instances that somebody uses all the time.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import http.client
+import json
+import re
+import shutil
+import sqlite3
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shellwego.core.deployments import DeploymentState
+from shellwego.kit.load import Load, Target, constant_load
+from tests.e2e.cloud import RunningCloud, eventually
+from tests.e2e.conftest import cloud_for_a_while
+from tests.e2e.faults import Api, Arms, Stage, Www, small
+from tests.e2e.power import cut_the_power
+from tests.integration.postgres import Postgres
+from tests.leaks import inventory
+from tests.registry import Registry, running_registry
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def arms(tmp_path_factory: pytest.TempPathFactory) -> Arms:
+    return Arms(tmp_path_factory.mktemp("faults"))
+
+
+@pytest.fixture(scope="module")
+def env(arms: Arms) -> dict[str, str]:
+    return {"SHELLWEGO_FAULTS_DIR": str(arms.directory)}
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory: pytest.TempPathFactory, env: dict[str, str]) -> Iterator[RunningCloud]:
+    with cloud_for_a_while(RunningCloud(tmp_path_factory.mktemp("e2e") / "cloud"), env=env) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    with running_registry(tmp_path_factory.mktemp("registry")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def stage(
+    cloud: RunningCloud, arms: Arms, registry: Registry, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stage]:
+    with on_stage(cloud, arms, Www(registry, tmp_path_factory.mktemp("layouts"))) as stage:
+        yield stage
+
+
+@contextlib.contextmanager
+def on_stage(cloud: RunningCloud, arms: Arms, www: Www) -> Iterator[Stage]:
+    api = Api(cloud)
+    stage = Stage(cloud, api, arms, www)
+    stage.set_up()
+    yield stage
+    api.close()
+
+
+# --- the wrong database ---------------------------------------------------------------------------------------------
+
+
+class Shelf:
+    """Databases that are not in use, each a folder with the files of SQLite."""
+
+    def __init__(self, cloud: RunningCloud, directory: Path, env: dict[str, str]) -> None:
+        self._cloud, self._directory, self._env = cloud, directory, env
+
+    def copy_now(self, name: str) -> None:
+        """As docs/how-to/back-up-and-restore.md says, while everything runs."""
+        (self._directory / name).mkdir()
+        database = sqlite3.connect(self._cloud.data / "server" / "store.db")
+        with contextlib.closing(database):
+            database.execute("VACUUM INTO ?", (str(self._directory / name / "store.db"),))
+
+    def swap(self, away: str, back: str | None) -> None:
+        """Everything that decides is ended, and finds another database, or none, when it starts."""
+        self._cloud.kill("up", "server", "agent", "edge")
+        assert self._cloud.process is not None
+        self._cloud.process.wait(timeout=30)
+        (self._directory / away).mkdir()
+        for path in (self._cloud.data / "server").glob("store.db*"):
+            path.rename(self._directory / away / path.name)
+        for path in (self._directory / back).iterdir() if back else ():
+            shutil.copy2(path, self._cloud.data / "server" / path.name)
+        self._cloud.start(env=self._env)
+
+
+def test_a_server_with_another_database(stage: Stage, tmp_path: Path, env: dict[str, str]) -> None:
+    """
+    Last week's database, then none, then the right one again: no request of any app fails meanwhile, nothing is
+    removed, the operator is told what to do, and in the end all is as it was.
+    """
+    cloud, shelf = stage.cloud, Shelf(stage.cloud, tmp_path, env)
+    shelf.copy_now("older")
+    stage.deploy()
+    stage.api.create("newcomer")
+    said = stage.api.deploy("newcomer", small(stage.www.push("new here")))
+    assert stage.api.until_ended("newcomer", said).state is DeploymentState.SUCCEEDED
+    eventually("the newcomer answers", lambda: cloud.get("newcomer").body == "new here")
+    before = {i.id: i.started_at for i in stage.api.instances()}
+    running = monitors(cloud)
+
+    with stage.load() as load, visitors(cloud, "newcomer") as other:
+        shelf.swap("right", "older")
+        assert "back-up-and-restore" in told_of_strangers(cloud, 4)
+        eventually("what that database wants runs", lambda: states(stage) == ["healthy"] * 3)
+        shelf.swap("older, used", None)
+        assert "back-up-and-restore" in told_of_strangers(cloud, 7)
+        assert stage.api.instances() == []
+        assert running <= monitors(cloud), "nothing was removed"
+        shelf.swap("empty, used", "right")
+        eventually("all is as it was", lambda: is_well(cloud) and monitors(cloud) == running)
+    assert load.failures == []
+    assert other.failures == []
+    stage.settled()
+    assert {i.id: i.started_at for i in stage.api.instances()} == before
+    assert other.bodies == ["new here"]
+    stage.api.delete("newcomer")
+    stage.settled()
+
+
+def told_of_strangers(cloud: RunningCloud, count: int) -> str:
+    """What the operator reads of instances that the server doesn't know."""
+    words = f"runs {count} instances that this server knows nothing of"
+    found: list[str] = eventually("the operator is told", lambda: [p for p in problems(cloud) if words in p])
+    return found[0]
+
+
+@contextlib.contextmanager
+def visitors(cloud: RunningCloud, app: str) -> Iterator[Load]:
+    """So few that one small instance bears them for minutes."""
+    target = Target("127.0.0.1", cloud.http_port, "/", {"Host": f"{app}.{cloud.domain}"})
+    with constant_load(target, clients=2, pause_seconds=0.1) as load:
+        yield load
+
+
+def problems(cloud: RunningCloud) -> list[str]:
+    found: list[str] = cloud.json("status")["problems"]
+    return found
+
+
+def is_well(cloud: RunningCloud) -> bool:
+    assert problems(cloud) == []
+    return True
+
+
+def states(stage: Stage) -> list[str]:
+    return [i.state.value for i in stage.api.instances(stage.app)]
+
+
+def monitors(cloud: RunningCloud) -> set[str]:
+    """The process that watches over each sandbox: it is another one when the sandbox was started again."""
+    lines = (line.split(maxsplit=3) for line in inventory(cloud.short, cloud.data))
+    return {line[1] for line in lines if line[0] == "process" and line[2].endswith("conmon")}
+
+
+# --- the machine reboots --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("moment", ["at rest", "in the middle of a deploy"])
+def test_the_machine_reboots(stage: Stage, env: dict[str, str], moment: str) -> None:
+    """
+    Every process, namespace, mount and group is gone at once, the disk stays: `up` brings all apps back by itself, in
+    the version that they had, a deployment that was under way comes to its end, and nothing is there twice.
+    """
+    cloud, page, deployment = stage.cloud, stage.page, None
+    before, made = stage.settled(), shape(cloud)
+    if moment != "at rest":
+        page = f"deployed through a power cut {time.monotonic_ns()}"
+        stage.arms.arm("delay:300", "agent.start.attached")
+        deployment = stage.api.deploy(stage.app, small(stage.www.push(page)))
+        eventually("a start is under way", lambda: stage.arms.is_taken("agent.start.attached"))
+    cut_the_power(cloud)
+    assert inventory(cloud.short, cloud.data) == []
+    cloud.start(env=env)
+    eventually("the app answers", lambda: cloud.get(stage.app).status == 200)
+    if deployment is not None:
+        ended = stage.api.until_ended(stage.app, deployment)
+        assert ended.state is DeploymentState.SUCCEEDED, f"{ended.reason} {ended.last_lines}"
+    stage.page = page
+    after = stage.settled()
+    if deployment is None:
+        assert {(i.id, i.release) for i in after} == {(i.id, i.release) for i in before}
+    eventually("as many things are there as before", lambda: shape(cloud) == made)
+    eventually("all is well", lambda: is_well(cloud))
+
+
+def shape(cloud: RunningCloud) -> Counter[str]:
+    """What the cloud holds on the machine, without the names that differ from one instance to another."""
+    return Counter(
+        re.sub(r"[a-z2-7]{20}", "ID", line) if not line.startswith("process") else line.split()[2]
+        for line in inventory(cloud.short, cloud.data)
+    )
+
+
+# --- PostgreSQL -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.long
+def test_postgresql_comes_goes_hangs_and_stutters(
+    cloud: RunningCloud, arms: Arms, registry: Registry, tmp_path: Path
+) -> None:
+    """
+    A cloud that starts before its database says what it waits for and comes up by itself. While the database is away,
+    apps and proxy don't notice, and the API says 503 and when to try again; nobody asks in a storm.
+    """
+    postgres = Postgres()
+    try:
+        postgres.sql("CREATE DATABASE swg")
+        postgres.stop()
+        mine = RunningCloud(tmp_path / "cloud", options=("--database-url", postgres.url("swg")))
+        with started_before(postgres, mine), on_stage(mine, arms, Www(registry, tmp_path)) as stage:
+            for hurt, heal in (
+                (postgres.stop, postgres.start),
+                (postgres.freeze, postgres.thaw),
+            ):
+                with stage.load() as load:
+                    hurt()
+                    rounds = len(failed_rounds(mine))
+                    refused = [ask(mine, method, path) for method, path in (("GET", "/v1/apps"), ("POST", "/v1/apps"))]
+                    assert [answer.status for answer in refused] == [503, 503]
+                    assert all(int(answer.headers["Retry-After"]) > 0 for answer in refused)
+                    mine.kill("server")  # It finds no database when it is back.
+                    sent = load.sent
+                    eventually("requests flow on", lambda sent=sent, load=load: load.sent > sent + 200)
+                    assert len(failed_rounds(mine)) - rounds < 60
+                    heal()
+                    eventually("the cloud is well again", mine.is_up)
+                assert load.failures == []
+                stage.deploy()
+            with stage.load() as load, stuttering(postgres):
+                stage.deploy()
+            assert load.failures == []
+            stage.settled()
+    finally:
+        postgres.close()
+
+
+@contextlib.contextmanager
+def started_before(postgres: Postgres, cloud: RunningCloud) -> Iterator[RunningCloud]:
+    """A cloud whose database starts when `up` has said that it waits for it."""
+
+    def start_when_asked_for() -> None:
+        log = cloud.data.parent / f"{cloud.data.name}.up.log"
+        eventually("it says what it waits for", lambda: "The database doesn't answer" in log.read_text())
+        postgres.start()
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        started = pool.submit(start_when_asked_for)
+        with cloud_for_a_while(cloud):
+            started.result()
+            yield cloud
+
+
+def ask(cloud: RunningCloud, method: str, path: str, *, token: str | None = None) -> http.client.HTTPResponse:
+    """One request to the API, without a client's patience."""
+    connection = http.client.HTTPConnection("127.0.0.1", cloud.api_port, timeout=40)
+    headers = {"Authorization": f"Bearer {token or (cloud.data / 'admin-token').read_text().strip()}"}
+    body = None
+    if method == "POST":
+        headers["Content-Type"], body = "application/json", json.dumps({"name": "asked"})
+    try:
+        connection.request(method, path, body=body, headers=headers)
+        answer = connection.getresponse()
+        answer.problem = answer.read().decode()  # type: ignore[attr-defined]
+        return answer
+    finally:
+        connection.close()
+
+
+def failed_rounds(cloud: RunningCloud) -> list[str]:
+    """How often a part of the server has tried in vain."""
+    lines = (cloud.data / "logs" / "server.log").read_text().splitlines()
+    return [line for line in lines if '"loop.round_failed"' in line or '"server.waits"' in line]
+
+
+@contextlib.contextmanager
+def stuttering(postgres: Postgres) -> Iterator[None]:
+    """A database on a disk that hangs, again and again."""
+    stop = threading.Event()
+
+    def stutter() -> None:
+        while not stop.wait(0.3):
+            postgres.freeze()
+            stop.wait(0.7)
+            postgres.thaw()
+
+    thread = threading.Thread(target=stutter)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        postgres.thaw()
+
+
+# --- the clock ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.long
+def test_the_clock_jumps(cloud: RunningCloud, arms: Arms, registry: Registry, tmp_path: Path) -> None:
+    """
+    An hour and a day forwards and back, under every process of the cloud: nothing is started again, no request fails,
+    a token that is over says so, and the next deployment works.
+    """
+    clock = tmp_path / "clock"
+    clock.write_text("+0")
+    library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    env = {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    mine = RunningCloud(tmp_path / "cloud")
+    with cloud_for_a_while(mine, env=env), on_stage(mine, arms, Www(registry, tmp_path)) as stage:
+        for offset in ("+1h", "-1h", "+1d", "-1d", "+0"):
+            before = {i.id: (i.started_at, i.restarts) for i in stage.settled()}
+            with stage.load() as load:
+                clock.write_text(offset)
+                heard = load.sent
+                eventually("requests flow on", lambda heard=heard, load=load: load.sent > heard + 200)
+                eventually("all is well", lambda: is_well(mine))
+                assert {i.id: (i.started_at, i.restarts) for i in stage.settled()} == before, offset
+                stage.deploy()
+            assert load.failures == [], offset
