@@ -187,7 +187,7 @@ def _name(schema: Mapping[str, Any]) -> str:
 _FIELDS = {
     "cloud": "Who this cloud is. Made at the first start and never changed.",
     "domain": "`--domain`. Apps answer at `NAME.DOMAIN`. Fixed at the first start.",
-    "bind": "`--bind`. The address that API and proxy listen on.",
+    "bind": "`--bind`. The address that the proxy listens on.",
     "api_port": "`--api-port`. Plain HTTP, for the API alone.",
     "http_port": "`--http-port`. The proxy.",
     "https_port": "`--https-port`. The proxy, with TLS.",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 
 from shellwego.core.errors import InvalidField
 
@@ -29,6 +29,9 @@ class AllowedNetwork:
     @property
     def is_one_address(self) -> bool:
         return self.network.prefixlen == 32
+
+    def holds(self, address: IPv4Address, port: int) -> bool:
+        return address in self.network and (not self.ports or port in self.ports)
 
     def __str__(self) -> str:
         where = str(self.network.network_address) if self.is_one_address else str(self.network)

@@ -32,6 +32,7 @@ def make_images(cloud: Cloud) -> ImageStore:
     return DirectoryImageStore(
         cloud.images,
         insecure_registries=frozenset(cloud.identity.insecure_registries),
+        opened=allowed_networks(cloud),
         extra_ca=_extra_ca(cloud),
         grace_seconds=IMAGE_GRACE_SECONDS,
     )

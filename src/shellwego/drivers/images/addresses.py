@@ -12,11 +12,13 @@ import asyncio
 import ipaddress
 import socket
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from enum import IntEnum
 from typing import Any
 
 import httpcore
+
+from shellwego.core.networks import AllowedNetwork
 
 _METADATA = frozenset(
     map(ipaddress.ip_address, ("100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"))
@@ -90,10 +92,19 @@ async def resolve(host: str, port: int) -> list[str]:
 class JudgingBackend(httpcore.AsyncNetworkBackend):
     """Connects to a host only by an address that `permitted` allows; keeps the rest of httpcore as it is."""
 
-    def __init__(self, closest: Callable[[str], Reach], learn: Callable[[str, Reach], None]) -> None:
-        """`closest` says how close to us a host's addresses may be; `learn` hears how close they are."""
+    def __init__(
+        self,
+        closest: Callable[[str], Reach],
+        learn: Callable[[str, Reach], None],
+        opened: Collection[AllowedNetwork] | None = None,
+    ) -> None:
+        """
+        `closest` says how close to us a host's addresses may be; `learn` hears how close they are. Private addresses
+        must be in one of the `opened` networks, unless that is None.
+        """
         self._closest = closest
         self._learn = learn
+        self._opened = opened
         self._backend = httpcore.AnyIOBackend()
 
     async def connect_tcp(
@@ -118,9 +129,18 @@ class JudgingBackend(httpcore.AsyncNetworkBackend):
             raise httpcore.ConnectError(f"the name {host} can't be resolved: {error}") from error
         allowed = self._closest(host)
         refused = [address for address in addresses if reach_of(address) > allowed]
+        # All or nothing: a name with one good and one bad address is what an attacker would serve.
         if refused or not addresses:
-            # All or nothing: a name with one good and one bad address is what an attacker would serve.
-            raise AddressRefused(f"{host} has an address that images may not come from: {', '.join(refused)}")
+            which = "" if refused == [host] else f": {', '.join(refused)}"
+            raise AddressRefused(
+                f"{host} {'is' if refused == [host] else 'has'} an address that images may not come from{which}"
+            )
+        closed = [address for address in addresses if allowed < Reach.FORBIDDEN and self._is_closed(address, port)]
+        if closed:
+            raise AddressRefused(
+                f"{host} is in a private network ({', '.join(closed)}) that the operator has not opened. "
+                f"`shellwego up --allow-network {closed[0]}:{port}` opens it"
+            )
         self._learn(host, max(map(reach_of, addresses)))
         problem: Exception | None = None
         for address in addresses:
@@ -132,6 +152,12 @@ class JudgingBackend(httpcore.AsyncNetworkBackend):
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 problem = error
         raise problem or httpcore.ConnectError(f"{host} has no address")
+
+    def _is_closed(self, address: str, port: int) -> bool:
+        if self._opened is None or reach_of(address) is not Reach.PRIVATE:
+            return False
+        ip = ipaddress.ip_address(address.partition("%")[0])
+        return not (isinstance(ip, ipaddress.IPv4Address) and any(entry.holds(ip, port) for entry in self._opened))
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

@@ -14,7 +14,7 @@ import random
 import re
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -23,6 +23,7 @@ import httpcore
 import httpx
 
 from shellwego.core.errors import ImageNotFound, ImageRefused, RegistryUnavailable
+from shellwego.core.networks import AllowedNetwork
 from shellwego.drivers.images.addresses import (
     AddressRefused,
     JudgingBackend,
@@ -61,9 +62,16 @@ class RegistryClient:
     """Makes sessions; holds what they share: trust, limits and the operator's list of plain HTTP registries."""
 
     def __init__(
-        self, *, insecure_registries: frozenset[str], extra_ca: Path | None, limits: ImageLimits, patience: Patience
+        self,
+        *,
+        insecure_registries: frozenset[str],
+        extra_ca: Path | None,
+        limits: ImageLimits,
+        patience: Patience,
+        opened: Collection[AllowedNetwork] | None = None,
     ) -> None:
         self.insecure_registries = insecure_registries
+        self.opened = opened
         self.limits = limits
         self.patience = patience
         self._extra_ca = extra_ca
@@ -100,7 +108,7 @@ class Session:
         self._scheme = "http" if self._may_be_plain(self._host, self._authority) else "https"
         self._scheme_is_certain = self._scheme == "https"
         self._http = httpx.AsyncClient(
-            transport=_transport(client.trust, JudgingBackend(self._closest, self._learn)),
+            transport=_transport(client.trust, JudgingBackend(self._closest, self._learn, client.opened)),
             timeout=httpx.Timeout(self._patience.silence_seconds, connect=self._patience.connect_seconds, pool=None),
             headers={"User-Agent": "shellwego", "Accept-Encoding": "identity"},
             trust_env=False,

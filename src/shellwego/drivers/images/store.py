@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from shellwego.core.errors import DiskFull, ImageNotFound, ImageRefused, RegistryUnavailable
+from shellwego.core.networks import AllowedNetwork
 from shellwego.drivers.images import layout as layouts
 from shellwego.drivers.images.blobs import BlobStore, WrongContent
 from shellwego.drivers.images.collect import Collector
@@ -75,6 +76,7 @@ class DirectoryImageStore:
         directory: Path,
         *,
         insecure_registries: frozenset[str] = frozenset(),
+        opened: Collection[AllowedNetwork] | None = None,
         platform: Platform | None = None,
         limits: ImageLimits | None = None,
         patience: Patience | None = None,
@@ -82,7 +84,8 @@ class DirectoryImageStore:
         grace_seconds: float = 0.0,
     ) -> None:
         """
-        `insecure_registries` (`host` or `host:port`) may use plain HTTP and have any address. `extra_ca` is a PEM
+        `insecure_registries` (`host` or `host:port`) may use plain HTTP and have any address; others may have a private
+        one in the `opened` networks alone, None for any. `extra_ca` is a PEM
         file of further authorities. `grace_seconds` is how long an image stays after its last use although nobody
         keeps it: the time between an image's arrival and its mention in whatever the caller computes `keep` from.
         """
@@ -106,6 +109,7 @@ class DirectoryImageStore:
             extra_ca=extra_ca,
             limits=self._limits,
             patience=self._patience,
+            opened=opened,
         )
 
     async def resolve(self, reference: str, *, credentials: Credentials | None = None) -> Resolved:

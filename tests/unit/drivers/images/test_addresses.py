@@ -12,7 +12,8 @@ from tests.images import gzip_layer, tar_of, write_layout
 from tests.scripted_registry import Answer, ScriptedRegistry
 
 from shellwego.core.errors import ImageRefused, RegistryUnavailable
-from shellwego.drivers.images.addresses import Reach, host_of, is_loopback_name, reach_of
+from shellwego.core.networks import parse_allowed_network
+from shellwego.drivers.images.addresses import JudgingBackend, Reach, host_of, is_loopback_name, reach_of
 from shellwego.drivers.images.limits import Patience
 from shellwego.drivers.images.store import DirectoryImageStore
 
@@ -93,8 +94,34 @@ async def test_a_name_with_a_forbidden_address_is_refused(
 
 @pytest.mark.parametrize("reference", ["169.254.169.254/latest", "169.254.169.254:80/latest/meta-data", "0.0.0.0:1/x"])
 async def test_a_forbidden_address_is_refused(reference: str, tmp_path: Path) -> None:
-    with pytest.raises(ImageRefused, match="address that images may not come from"):
+    with pytest.raises(ImageRefused, match="is an address that images may not come from"):
         await DirectoryImageStore(tmp_path, patience=PATIENCE).resolve(reference)
+
+
+async def test_a_private_network_is_the_operators_to_open(names: dict[str, list[str]], tmp_path: Path) -> None:
+    """Whoever may name an image could else try every port of the operator's network, and read what it answers."""
+    names["registry.corp"] = ["10.1.2.3"]
+    for text in ("10.1.2.4", "10.1.2.3:5000"):  # its neighbour, another port of its own
+        store = DirectoryImageStore(
+            tmp_path / text, patience=PATIENCE, opened=(parse_allowed_network(text, field="x"),)
+        )
+        with pytest.raises(ImageRefused, match=r"--allow-network 10\.1\.2\.3:443"):
+            await store.resolve("registry.corp/app")
+    names["registry.corp"] = ["fd00::1"]
+    with pytest.raises(ImageRefused, match="has not opened"):
+        await DirectoryImageStore(tmp_path / "six", patience=PATIENCE, opened=()).resolve("registry.corp/app")
+    opened = JudgingBackend(
+        lambda _: Reach.PRIVATE, lambda *_: None, (parse_allowed_network("10.1.2.0/24", field="x"),)
+    )
+    names["registry.corp"] = ["10.1.2.3"]
+    connected: list[str] = []
+
+    async def connect(address: str, port: int, **_: Any) -> Any:
+        connected.append(address)
+
+    opened._backend.connect_tcp = connect  # type: ignore[method-assign,assignment]
+    await opened.connect_tcp("registry.corp", 443)
+    assert connected == ["10.1.2.3"]
 
 
 async def test_an_unknown_name_is_an_outage_at_once(names: dict[str, list[str]], tmp_path: Path) -> None:
