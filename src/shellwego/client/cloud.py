@@ -8,8 +8,10 @@ async with connect("http://127.0.0.1:7080", TokenCredential(token)) as cloud:
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 
@@ -18,7 +20,6 @@ from shellwego.client.auth import Auth
 from shellwego.client.config import Configs
 from shellwego.client.credentials import Credential
 from shellwego.client.deployments import Deployments
-from shellwego.client.exec import Exec
 from shellwego.client.images import Images
 from shellwego.client.instances import Instances
 from shellwego.client.logs import Logs
@@ -31,17 +32,20 @@ from shellwego.client.tokens import Tokens
 from shellwego.client.transport import PATIENCE_SECONDS, Transport
 from shellwego.client.users import Users
 
+if TYPE_CHECKING:
+    from shellwego.client.exec import Exec
+
 
 class Cloud:
     """One cloud, seen with one credential."""
 
     def __init__(self, transport: Transport) -> None:
+        self._transport = transport
         self.url = transport.url
         self.apps = Apps(transport)
         self.auth = Auth(transport)
         self.configs = Configs(transport)
         self.deployments = Deployments(transport)
-        self.exec = Exec(transport)
         self.images = Images(transport)
         self.instances = Instances(transport)
         self.logs = Logs(transport)
@@ -52,6 +56,13 @@ class Cloud:
         self.status = Status(transport)
         self.tokens = Tokens(transport)
         self.users = Users(transport)
+
+    @functools.cached_property
+    def exec(self) -> Exec:
+        # A library for WebSockets takes a tenth of a second to import, which no other command shall wait for.
+        from shellwego.client.exec import Exec
+
+        return Exec(self._transport)
 
 
 @contextlib.asynccontextmanager
