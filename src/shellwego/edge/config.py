@@ -114,8 +114,11 @@ class ProxySettings:
 
     @property
     def connections_of_one(self) -> int:
-        """How many connections one address may hold: eight of them would be needed to take all."""
-        return max(50, maximum_connections(self.descriptor_limit) // 8)
+        """
+        How many connections one address may hold: four of them would be needed to take all. Not fewer, since a load
+        balancer in front of us is one address.
+        """
+        return max(50, maximum_connections(self.descriptor_limit) // 4)
 
 
 def maximum_connections(descriptor_limit: int) -> int:
