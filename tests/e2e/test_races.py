@@ -8,9 +8,12 @@ left behind, and what the cloud says of itself is what visitors see.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +21,7 @@ from shellwego.client import Cloud, Refused
 from shellwego.core.apps import AppStatus
 from shellwego.core.deployments import DeploymentState
 from shellwego.core.instances import InstanceState
+from shellwego.kit.load import Target, constant_load
 from shellwego.protocol.public import Deployment, DeploymentCreate, Instance, ResourceAmounts
 from tests.e2e.cloud import RunningCloud, eventually
 from tests.e2e.faults import Api, Www, listed, nothing_else_left, small
@@ -27,6 +31,7 @@ from tests.registry import running_registry
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 
 MANY = 50
+DEPLOYS = int(os.environ.get("SHELLWEGO_DEPLOYS", "200"))
 TINY = ResourceAmounts(memory_mib=64, cpu_millis=100, pids=32, disk_mib=16)
 
 
@@ -196,3 +201,63 @@ def test_fifty_apps_at_once(crowd: Crowd) -> None:
     assert {name: crowd.cloud.get(name).body.strip() for name in names} == {name: f"page of {name}" for name in names}
     api.delete(*names)
     assert api.instances() == []
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What the cloud's own processes and its data hold."""
+
+    descriptors: int
+    threads: int
+    memory_kib: int
+    disk_bytes: int
+    files: int
+
+    @classmethod
+    def of(cls, cloud: RunningCloud) -> Footprint:
+        descriptors = threads = memory = 0
+        for pid in (*cloud.pids("server"), *cloud.pids("agent"), *cloud.pids("edge")):
+            descriptors += sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())
+            status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+            threads += int(status["Threads"])
+            memory += int(status["VmRSS"].split()[0])
+        disk = files = 0
+        for root, _, names in os.walk(cloud.data):
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):
+                    disk += os.lstat(f"{root}/{name}").st_blocks * 512
+                    files += 1
+        return cls(descriptors, threads, memory, disk, files)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_two_hundred_deploys_in_a_row(crowd: Crowd) -> None:
+    """The cloud of somebody who deploys every commit doesn't fill up, and visitors see nothing of it."""
+    api, app = crowd.api, "again"
+    images = [crowd.www.push(f"image {number}") for number in range(3)]
+    wishes = [*(small(image) for image in images), crowd.page("page one"), crowd.page("page two")]
+    pages = ["image 0", "image 1", "image 2", "page one", "page two"]
+    api.create(app)
+    assert api.until_ended(app, api.deploy(app, wishes[0])).state is DeploymentState.SUCCEEDED
+    seen: dict[int, Footprint] = {}
+    host = {"Host": f"{app}.{crowd.cloud.domain}"}
+    target = Target("127.0.0.1", crowd.cloud.http_port, "/", host)
+    with constant_load(target, clients=2, pause_seconds=0.1) as load:
+        for number in range(1, DEPLOYS + 1):
+            ended = api.until_ended(app, api.deploy(app, wishes[number % len(wishes)]))
+            assert ended.state is DeploymentState.SUCCEEDED, (number, ended)
+            assert ended.release == f"v{number + 1}"
+            if number in (DEPLOYS // 4, DEPLOYS):
+                crowd.until(app, pages[number % len(pages)], 1)
+                nothing_else_left(crowd.cloud, api)
+                seen[number] = Footprint.of(crowd.cloud)
+    assert load.failures == []
+    assert {body.strip() for body in load.bodies} == set(pages)
+    early, late = seen[DEPLOYS // 4], seen[DEPLOYS]
+    assert late.descriptors <= early.descriptors + 20
+    assert late.threads <= early.threads + 5
+    assert late.memory_kib <= early.memory_kib * 1.5
+    # Each deploy leaves its records in the database and a line here and there, not its files.
+    assert late.disk_bytes <= early.disk_bytes + DEPLOYS * 64 * 1024
+    assert late.files <= early.files + 100
