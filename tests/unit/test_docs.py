@@ -115,6 +115,31 @@ def test_commands_exist(page: Path, root: Any) -> None:
             pytest.fail(f"shellwego {shlex.join(words)}: {error}")
 
 
+def spoken() -> Iterator[tuple[str, str]]:
+    """Each command between backquotes, in the prose of a page or in a string of the code: where, and the command."""
+    pages = [(page, prose(page)) for page in PAGES]
+    for path, text in [*pages, *((code, code.read_text("utf-8")) for code in ROOT.glob("src/**/*.py"))]:
+        for line in re.findall(r"`(shellwego [^`\n]+)`", text) + re.findall(
+            r'(?:→ |")(shellwego [a-z]+ [^"\\\n]+)', text
+        ):
+            yield str(path.relative_to(ROOT)), re.sub(r"\{[^}]*\}", "x", line.partition("  (")[0].partition(": ")[0])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_commands_that_are_spoken_of_exist(root: Any) -> None:
+    """An error that tells people to type what isn't there is worse than one that tells nothing."""
+    wrong = []
+    for where, line in spoken():
+        for words in words_of(line):
+            try:
+                parse(root, words)
+            except UsageError as error:
+                # What is spoken of may leave out its arguments, or its verb.
+                if not str(error).startswith(("Missing", "Usage:", "No such command 'x'")):
+                    wrong.append(f"{where}: {line}: {error}")
+    assert not wrong, "\n".join(wrong)
+
+
 def test_a_wrong_command_would_be_noticed(root: Any) -> None:
     for line in ("shellwego deploy . --nmae x", "shellwego aps list", "sudo .venv/bin/shellwego scale"):
         [words] = words_of(line)
