@@ -23,7 +23,7 @@ import typer
 
 from shellwego.cli.errors import NoCloud, explain
 from shellwego.cli.exits import Exit, exit_of
-from shellwego.core.errors import ShellWeGoError
+from shellwego.core.errors import InvalidField, ShellWeGoError
 
 if TYPE_CHECKING:
     import httpx
@@ -183,6 +183,12 @@ def _run(function: Function, settings: Settings, values: dict[str, Any]) -> int:
     except ShellWeGoError as error:
         explain(error, here.output)
         return exit_of(error)
+    except ValueError as error:
+        refused = _refused_value(error)
+        if refused is None:
+            raise
+        explain(refused, here.output)
+        return exit_of(refused)
     except KeyboardInterrupt:
         here.output.say("")
         if here.if_interrupted:
@@ -193,3 +199,15 @@ def _run(function: Function, settings: Settings, values: dict[str, Any]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return Exit.FAILED
     return int(code)
+
+
+def _refused_value(error: ValueError) -> InvalidField | None:
+    """What the public API's models would refuse, told before it is sent. None for any other ValueError, a bug."""
+    from pydantic import ValidationError
+
+    if not isinstance(error, ValidationError):
+        return None
+    first = error.errors(include_url=False)[0]
+    field = ".".join(map(str, first["loc"])) or error.title
+    # Names are arguments of the commands that make something, as their help writes them.
+    return InvalidField("NAME" if field == "name" else field, f"{first['msg']}.")

@@ -23,6 +23,22 @@ class TestApps:
         assert header.split() == ["NAME", "STATUS", "INSTANCES", "RELEASE", "URL", "AGE"]
         assert row.split()[:6] == ["shop", "running", "web", "1/1", "v3", "http://shop.cloud.test"]
 
+    @pytest.mark.parametrize(
+        ("words", "says"),
+        [
+            (("tokens", "create", ""), "NAME: String should have at least 1 character."),
+            (("deploy", "--image", "x", "-n", "shop", "--note", "x" * 5000), "note: String should have at most"),
+            (("organisations", "create", ""), "NAME: String should have at least"),
+        ],
+    )
+    def test_what_no_cloud_would_take_is_told_as_a_slip(
+        self, shellwego: CommandLine, words: tuple[str, ...], says: str
+    ) -> None:
+        """Not as an error of the program, with forty lines of where."""
+        ran = shellwego(*words)
+        assert ran.code == 2
+        assert says in ran.err
+
     def test_json_by_the_name_it_has_elsewhere(self, shellwego: CommandLine) -> None:
         shellwego.cloud.add_app("shop")
         assert shellwego("apps", "list", "--json").out == shellwego("apps", "list", "-o", "json").out
