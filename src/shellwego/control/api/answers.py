@@ -42,6 +42,11 @@ async def app(tenant: Tenant, record: AppRecord, settings: ApiSettings) -> publi
     return (await apps(tenant, [record], settings))[0]
 
 
+def new_app(record: AppRecord, settings: ApiSettings) -> public.App:
+    """One that this request made: nothing of it can be there yet."""
+    return _app(record, {}, (), None, {}, settings)
+
+
 def _app(
     app: AppRecord,
     replicas: Mapping[str, int],

@@ -40,7 +40,7 @@ async def create_app(call: OnceCall, body: public.AppCreate) -> object:
     """A name, and nothing that runs yet."""
 
     async def act() -> BaseModel:
-        return await _answer(call, await apps.create_app(call.work, call.caller, body.name))
+        return answers.new_app(await apps.create_app(call.work, call.caller, body.name), call.parts.settings)
 
     return await call.once(act)
 

@@ -27,6 +27,7 @@ from shellwego.core.errors import DiskFull, IdempotencyMismatch, InvalidField, U
 
 _SECRET = re.compile(r"swg_[0-9a-f]{64}")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_JSON = "application/json"
 _READS = frozenset({"GET", "HEAD"})
 BEARER_SUBPROTOCOL = "shellwego.bearer."
 """Browsers set no headers on a WebSocket, and tokens have no place in a URL: they offer this, the token behind it."""
@@ -85,14 +86,17 @@ class Call:
         """All that the caller may see."""
         return self.work.for_organisation(self.caller.organisation)
 
-    async def once(self, act: Callable[[], Awaitable[BaseModel]], *, fingerprint: str | None = None) -> Any:
+    async def once(self, act: Callable[[], Awaitable[BaseModel]], *, fingerprint: str | None = None) -> Response:
         """
-        Do it, and under an Idempotency-Key do it only once: the answer is kept in the transaction of its effect, and
-        the same request gets it again. Kept encrypted, since an answer may hold a secret that is shown only once.
-        Raises IdempotencyMismatch for the same key with another request.
+        Do it and answer, and under an Idempotency-Key do it only once: the answer is kept in the transaction of its
+        effect, and the same request gets it again. Kept encrypted, since an answer may hold a secret that is shown only
+        once. Raises IdempotencyMismatch for the same key with another request.
         """
+        route: Any = self.request.scope["route"]
+        status = route.status_code or 200
         if self.idempotency_key is None:
-            return await act()
+            # Written here: FastAPI would check once more what was just made.
+            return Response((await act()).model_dump_json(), status, media_type=_JSON)
         organisation, user, key = self.caller.organisation, self.caller.user, self.idempotency_key
         context = f"idempotency {organisation} {user} {key}"
         path, method = self.request.url.path, self.request.method
@@ -103,11 +107,8 @@ class Call:
             if (before.method, before.path, before.request_hash) != (method, path, asked):
                 raise IdempotencyMismatch
             body = await self.parts.kms.decrypt(before.body, context=context)
-            return Response(
-                body, before.status, headers={"Idempotency-Replayed": "true"}, media_type="application/json"
-            )
-        answer = await act()
-        route: Any = self.request.scope["route"]
+            return Response(body, before.status, headers={"Idempotency-Replayed": "true"}, media_type=_JSON)
+        answer = (await act()).model_dump_json().encode()
         record = IdempotencyRecord(
             organisation=organisation,
             user=user,
@@ -115,12 +116,12 @@ class Call:
             method=method,
             path=path,
             request_hash=asked,
-            status=route.status_code or 200,
-            body=await self.parts.kms.encrypt(answer.model_dump_json().encode(), context=context),
+            status=status,
+            body=await self.parts.kms.encrypt(answer, context=context),
             created_at=self.work.now,
         )
         await self.work.idempotency.add(record)
-        return answer
+        return Response(answer, status, media_type=_JSON)
 
 
 IdempotencyKey = Annotated[

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Collection, Mapping
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import exc
@@ -26,7 +27,7 @@ class AppRepository(Repository[AppRecord]):
     record = AppRecord
     noun = "app"
 
-    def _select(self) -> sa.Select[tuple[object, ...]]:
+    def _select(self) -> sa.Select[Any]:
         return super()._select().where(_apps.c.deleted_at.is_(None))
 
     async def add(self, record: AppRecord) -> AppRecord:
@@ -40,8 +41,11 @@ class AppRepository(Repository[AppRecord]):
         """By id or name. Raises NotFound."""
         if not (is_id(reference, "app") or is_app_name(reference)):
             raise NotFound("app", reference[:60])  # What can be neither never reaches a database that may choke on it.
-        column = _apps.c.id if is_id(reference, "app") else _apps.c.name
-        found = await self._one(self._select().where(column == reference))
+        name = "id" if is_id(reference, "app") else "name"
+        statement = self._prepared(
+            f"named by {name}", lambda: self._select().where(_apps.c[name] == sa.bindparam("sought"))
+        )
+        found = await self._one(statement, sought=reference)
         if found is None:
             raise NotFound("app", reference)
         return found
@@ -58,12 +62,17 @@ class AppRepository(Repository[AppRecord]):
 
     async def page(self, *, limit: int, after: str | None = None, name: str | None = None) -> list[AppRecord]:
         """In the order of names; `after` is the last name of the page before."""
-        statement = self._select().order_by(_apps.c.name).limit(limit)
-        if after is not None:
-            statement = statement.where(_apps.c.name > after)
-        if name is not None:
-            statement = statement.where(_apps.c.name == name)
-        return await self._all(statement)
+
+        def build() -> sa.Select[Any]:
+            statement = self._select().order_by(_apps.c.name).limit(sa.bindparam("most", type_=sa.Integer))
+            if after is not None:
+                statement = statement.where(_apps.c.name > sa.bindparam("after"))
+            if name is not None:
+                statement = statement.where(_apps.c.name == sa.bindparam("only"))
+            return statement
+
+        statement = self._prepared(f"page {after is None} {name is None}", build)
+        return await self._all(statement, most=limit, after=after, only=name)
 
     async def some(self, ids: Collection[AppId]) -> list[AppRecord]:
         """Those of the ids that exist."""
@@ -90,9 +99,8 @@ class AppRepository(Repository[AppRecord]):
 
     async def replicas_of(self, apps: Collection[AppId]) -> dict[AppId, dict[str, int]]:
         found: dict[AppId, dict[str, int]] = {app: {} for app in apps}
-        mine = sa.true() if self.scope.organisation is None else _processes.c.organisation == self.scope.organisation
-        statement = sa.select(_processes).where(_processes.c.app.in_(list(apps)), mine).order_by(_processes.c.process)
-        for row in await self._execute(statement):
+        statement = self._prepared("replicas", self._replicas)
+        for row in await self._execute(statement, sought=list(apps)):
             found[row.app][row.process] = row.replicas
         return found
 
@@ -106,3 +114,10 @@ class AppRepository(Repository[AppRecord]):
             else:
                 values = {"organisation": app.organisation, "app": app.id, "process": process, "replicas": count}
                 await self._execute(sa.insert(_processes).values(values))
+
+    def _replicas(self) -> sa.Select[Any]:
+        of_apps = _processes.c.app.in_(sa.bindparam("sought", expanding=True))
+        statement = sa.select(_processes.c.app, _processes.c.process, _processes.c.replicas).where(of_apps)
+        if self.scope.organisation is not None:
+            statement = statement.where(_processes.c.organisation == sa.bindparam("tenant"))
+        return statement.order_by(_processes.c.process)

@@ -50,10 +50,14 @@ class DeploymentRepository(Repository[DeploymentRecord]):
         """The newest deployment of each app that has one."""
         if not apps:
             return {}
+        found = await self._all(self._prepared("newest", self._newest_of), sought=list(apps))
+        return {deployment.app: deployment for deployment in found}
+
+    def _newest_of(self) -> sa.Select[Any]:
         rank = sa.func.row_number().over(
             partition_by=_deployments.c.app, order_by=tuple(column.desc() for column in _by_age)
         )
-        ranked = sa.select(_deployments.c.id, rank.label("rank")).where(_deployments.c.app.in_(list(apps))).subquery()
+        of_apps = _deployments.c.app.in_(sa.bindparam("sought", expanding=True))
+        ranked = sa.select(_deployments.c.id, rank.label("rank")).where(of_apps).subquery()
         newest = sa.select(ranked.c.id).where(ranked.c.rank == 1)
-        found = await self._all(self._select().where(_deployments.c.id.in_(newest)))
-        return {deployment.app: deployment for deployment in found}
+        return self._select().where(_deployments.c.id.in_(newest))

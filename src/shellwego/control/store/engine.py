@@ -7,7 +7,6 @@ wait has a limit; what the driver raises when the database is away becomes `Unav
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Hashable, Iterator
@@ -18,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from shellwego.control.store.sqlite import WRITE_OPTION, CommitWatch, sqlite_engine
+from shellwego.control.store.sqlite import CommitWatch, Connections, to_its_end
 from shellwego.core.errors import DiskFull, Unavailable
 
 _SQLITE_READERS = 4
@@ -58,22 +57,6 @@ def database_errors() -> Iterator[None]:
         raise Unavailable(_DATABASE, str(error)[:200] or "it is too slow.") from error
 
 
-async def _to_its_end(step: Awaitable[object]) -> None:
-    """
-    Finish the step even when we are cancelled meanwhile, and be cancelled after it: a COMMIT that is left alone has an
-    effect that nobody knows, and a connection that is given back in the middle of a step is somebody else's trouble.
-    """
-    task = asyncio.ensure_future(step)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        if not task.done():
-            await asyncio.wait({task})
-        if not task.cancelled() and task.exception() is None:
-            raise
-        await task
-
-
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
     """For giving up what is broken already: the error that broke it is the one to tell."""
@@ -97,36 +80,39 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = url
         self.is_sqlite = url.startswith("sqlite")
+        self._readers: Connections | _Pooled
+        self._writers: Connections | _Pooled
         if self.is_sqlite:
-            self._writers = sqlite_engine(url, connections=1, wait_seconds=_WAIT_SECONDS)
-            self._readers = sqlite_engine(url, connections=_SQLITE_READERS, wait_seconds=_WAIT_SECONDS)
+            self._writers = Connections(url, count=1, write=True, wait_seconds=_WAIT_SECONDS)
+            self._readers = Connections(url, count=_SQLITE_READERS, write=False, wait_seconds=_WAIT_SECONDS)
             self._watch = CommitWatch(url, wait_seconds=_WAIT_SECONDS)
         else:
-            self._writers = self._readers = _postgresql_engine(url)
+            engine = _postgresql_engine(url)
+            self._writers, self._readers = _Pooled(engine, write=True), _Pooled(engine, write=False)
 
     @contextlib.asynccontextmanager
     async def transaction(self, *, write: bool) -> AsyncIterator[AsyncConnection]:
         """One transaction: committed when the block ends, rolled back when it raises. Raises Unavailable."""
-        engine = self._writers if write else self._readers
+        connections = self._writers if write else self._readers
         with database_errors():
-            connection = await engine.connect()
+            connection = await connections.take()
         try:
-            options = {WRITE_OPTION: write} if self.is_sqlite else {"postgresql_readonly": not write}
-            with database_errors():
-                await connection.execution_options(**options)
-                await _to_its_end(connection.begin().start())
             try:
                 yield connection
             except BaseException:
                 with _quietly():
-                    await _to_its_end(connection.rollback())
+                    await self._ended(connection.rollback())
                 raise
             with database_errors():
                 # A transaction that only read has nothing to make durable; its end must not cost a wait.
-                await _to_its_end(connection.commit() if write else connection.rollback())
+                await self._ended(connection.commit() if write else connection.rollback())
         finally:
             with _quietly():
-                await _to_its_end(connection.close())
+                await connections.give(connection)
+
+    async def _ended(self, step: Awaitable[None]) -> None:
+        """The end of a transaction, cancelled or not. On SQLite what may wait in it sees to that itself."""
+        await (step if self.is_sqlite else to_its_end(step))
 
     async def version(self) -> Hashable:
         """
@@ -143,9 +129,32 @@ class Database:
     async def close(self) -> None:
         if self.is_sqlite:
             self._watch.close()
-        await self._writers.dispose()
-        if self._readers is not self._writers:
-            await self._readers.dispose()
+        await self._writers.close()
+        await self._readers.close()
+
+
+class _Pooled:
+    """PostgreSQL's connections, from SQLAlchemy's pool, which tries each before it is used."""
+
+    def __init__(self, engine: AsyncEngine, *, write: bool) -> None:
+        self._engine, self._write = engine, write
+
+    async def take(self) -> AsyncConnection:
+        connection = await self._engine.connect()
+        try:
+            await connection.execution_options(postgresql_readonly=not self._write)
+            await to_its_end(connection.begin().start())
+        except BaseException:
+            with _quietly():
+                await self.give(connection)
+            raise
+        return connection
+
+    async def give(self, connection: AsyncConnection) -> None:
+        await to_its_end(connection.close())
+
+    async def close(self) -> None:
+        await self._engine.dispose()
 
 
 def _postgresql_engine(url: str) -> AsyncEngine:

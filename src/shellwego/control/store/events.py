@@ -24,7 +24,8 @@ class OutboxRepository(Repository[EventRecord]):
         """The event, with the number that the database gave it."""
         values = self._values(event)
         del values["seq"]
-        seq = await self._count(sa.insert(_outbox).values(values).returning(_outbox.c.seq))
+        statement = self._prepared("append", lambda: sa.insert(_outbox).returning(_outbox.c.seq))
+        seq = (await self._execute(statement, **values)).scalar_one()
         return dataclasses.replace(event, seq=seq)
 
     async def unpublished(self, *, limit: int = 100) -> list[EventRecord]:

@@ -55,8 +55,8 @@ class InstanceRepository(Repository[InstanceRecord]):
         """Living ones of each app, oldest first; an app without any has an empty list."""
         found: dict[AppId, list[InstanceRecord]] = {app: [] for app in apps}
         if apps:
-            statement = self._living().where(_instances.c.app.in_(list(apps)))
-            for instance in await self._all(statement.order_by(_instances.c.created_at, _instances.c.id)):
+            statement = self._prepared("of apps", self._of_apps)
+            for instance in await self._all(statement, sought=list(apps)):
                 found[instance.app].append(instance)
         return found
 
@@ -97,3 +97,7 @@ class InstanceRepository(Repository[InstanceRecord]):
 
     def _living(self) -> sa.Select[Any]:
         return self._select().where(_instances.c.removed_at.is_(None))
+
+    def _of_apps(self) -> sa.Select[Any]:
+        of_apps = _instances.c.app.in_(sa.bindparam("sought", expanding=True))
+        return self._living().where(of_apps).order_by(_instances.c.created_at, _instances.c.id)

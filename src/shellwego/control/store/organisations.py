@@ -66,9 +66,6 @@ class CloudRepository(Repository[CloudRecord]):
     record = CloudRecord
     noun = "cloud"
 
-    def _select(self) -> sa.Select[tuple[object, ...]]:
-        return sa.select(*(column for column in tables.cloud.c if column.name != "singleton"))
-
     async def add(self, record: CloudRecord) -> CloudRecord:
         await self._execute(sa.insert(tables.cloud).values(singleton=1, **self._values(record)))
         return record
@@ -105,7 +102,7 @@ class ImageMappingRepository(Repository[ImageMappingRecord]):
     async def put(self, record: ImageMappingRecord) -> ImageMappingRecord:
         """Write it, in place of one with the same pattern."""
         where = _mappings.c.pattern == record.pattern
-        changed = await self._one(sa.update(_mappings).where(where).values(image=record.image).returning(_mappings))
+        changed = await self._one(sa.update(_mappings).where(where).values(image=record.image).returning(*self.columns))
         return changed if changed is not None else await self.add(record)
 
     async def remove(self, pattern: str) -> None:

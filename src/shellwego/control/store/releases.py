@@ -26,7 +26,9 @@ class ReleaseRepository(Repository[ReleaseRecord]):
         return super()._values(record) | {"spec": spec_to_json(record.spec)}
 
     def _read(self, row: sa.Row[Any]) -> ReleaseRecord:
-        return ReleaseRecord(**{**row._mapping, "spec": spec_from_json(row.spec)})
+        values = list(row)
+        values[_SPEC] = spec_from_json(row.spec)
+        return ReleaseRecord(*values)
 
     async def update(self, id: str, **changes: Any) -> ReleaseRecord:
         """Never: a release is immutable."""
@@ -37,8 +39,11 @@ class ReleaseRepository(Repository[ReleaseRecord]):
         wanted = [id for id in ids if id is not None]
         if not wanted:
             return {}
-        found = await self._all(self._select().where(_releases.c.id.in_(wanted)))
+        found = await self._all(self._prepared("some", self._some), sought=wanted)
         return {release.id: release for release in found}
+
+    def _some(self) -> sa.Select[Any]:
+        return self._select().where(_releases.c.id.in_(sa.bindparam("sought", expanding=True)))
 
     async def numbered(self, app: AppId, number: int) -> ReleaseRecord | None:
         return await self._one(self._select().where(_releases.c.app == app, _releases.c.number == number))
@@ -100,6 +105,9 @@ class ReleaseRepository(Repository[ReleaseRecord]):
         )
         statement = sa.select(_releases.c.image).where(self._mine(), kept).distinct()
         return frozenset(row.image for row in await self._execute(statement))
+
+
+_SPEC = ReleaseRepository.fields.index("spec")
 
 
 def _living_apps() -> sa.Select[tuple[str]]:

@@ -2,25 +2,25 @@
 
 Directly. A read of a few rows takes some ten microseconds, most of it in the page cache; handing it to a thread and
 back, four times per statement as aiosqlite does under SQLAlchemy, took a millisecond (docs/decisions). What can wait
-for the disk or for another process goes to a thread: BEGIN IMMEDIATE, COMMIT (which syncs) and the opening of a file.
+for the disk or for another process goes to a thread: COMMIT (which syncs), BEGIN IMMEDIATE when another process holds
+the file, and the opening of a file. Such a step is gone through to its end, also when its caller is cancelled.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Hashable
-from typing import Any
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy import event, pool
+from sqlalchemy import event, exc, pool
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.util import await_only
 
-WRITE_OPTION = "shellwego_write"
-"""Execution option of a connection: whether its transaction may write."""
+T = TypeVar("T")
 
 
 class DirectSQLite(SQLiteDialect_pysqlite):
@@ -29,10 +29,6 @@ class DirectSQLite(SQLiteDialect_pysqlite):
     driver = "direct"
     is_async = True
     supports_statement_cache = True
-
-    @classmethod
-    def get_pool_class(cls, url: sa.URL) -> type[pool.Pool]:
-        return pool.AsyncAdaptedQueuePool
 
     def connect(self, *args: Any, **options: Any) -> Any:
         return _in_thread(lambda: super(DirectSQLite, self).connect(*args, **options))
@@ -44,13 +40,60 @@ class DirectSQLite(SQLiteDialect_pysqlite):
 registry.register("sqlite.direct", __name__, "DirectSQLite")
 
 
-def sqlite_engine(url: str, *, connections: int, wait_seconds: float) -> AsyncEngine:
-    """At most so many connections; who finds none free waits `wait_seconds`."""
+class Connections:
+    """
+    A few connections to one file, for readers or for writers, taken in turns. They stay out of SQLAlchemy's pool: the
+    way out of it and back took longer than most of what is done in between.
+    """
+
+    def __init__(self, url: str, *, count: int, write: bool, wait_seconds: float) -> None:
+        self._engine = _engine(url, write=write, wait_seconds=wait_seconds)
+        self._write, self._wait_seconds = write, wait_seconds
+        self._turns = asyncio.Semaphore(count)
+        self._free: list[AsyncConnection] = []
+
+    async def take(self) -> AsyncConnection:
+        """One of them, in a transaction. Raises exc.TimeoutError when none comes free in time."""
+        if self._turns.locked():
+            try:
+                async with asyncio.timeout(self._wait_seconds):
+                    await self._turns.acquire()
+            except TimeoutError as error:
+                raise exc.TimeoutError("all are in use") from error
+        else:
+            await self._turns.acquire()
+        try:
+            connection = self._free.pop() if self._free else await self._engine.connect()
+        except BaseException:
+            self._turns.release()
+            raise
+        try:
+            await connection.begin()
+        except BaseException:
+            await self.give(connection, broken=True)
+            raise
+        return connection
+
+    async def give(self, connection: AsyncConnection, *, broken: bool = False) -> None:
+        """Back, after its transaction's end."""
+        try:
+            if not broken and _is_idle(connection):
+                self._free.append(connection)
+            else:
+                await connection.close()
+        finally:
+            self._turns.release()
+
+    async def close(self) -> None:
+        while self._free:
+            await self._free.pop().close()
+        await self._engine.dispose()
+
+
+def _engine(url: str, *, write: bool, wait_seconds: float) -> AsyncEngine:
     engine = create_async_engine(
         sa.make_url(url).set(drivername="sqlite+direct"),
-        pool_size=connections,
-        max_overflow=0,
-        pool_timeout=wait_seconds,
+        poolclass=pool.NullPool,
         # One statement at a time by construction; threads only ever take turns (sqlite3.threadsafety is 3, serialized).
         connect_args={"timeout": wait_seconds, "check_same_thread": False},
     )
@@ -64,21 +107,44 @@ def sqlite_engine(url: str, *, connections: int, wait_seconds: float) -> AsyncEn
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("PRAGMA journal_size_limit=67108864")
+        if write:
+            connection.execute("PRAGMA busy_timeout=0")  # Whoever finds the file taken waits in a thread.
 
     @event.listens_for(engine.sync_engine, "begin")
     def begin(connection: sa.Connection) -> None:
         # A deferred transaction that turns into a writer fails at once when another wrote meanwhile (SQLITE_BUSY
         # without a wait, since its snapshot is old): writers say so from the start.
         driver: Any = connection.connection.driver_connection
-        if connection.get_execution_options().get(WRITE_OPTION, True):
-            try:
-                _in_thread(lambda: driver.execute("BEGIN IMMEDIATE"))
-            except sqlite3.Error as error:
-                raise sa.exc.OperationalError("BEGIN IMMEDIATE", None, error) from error
-        else:
+        if not write:
             driver.execute("BEGIN")
+            return
+        try:
+            _begin_writing(driver, wait_seconds)
+        except sqlite3.Error as error:
+            raise exc.OperationalError("BEGIN IMMEDIATE", None, error) from error
 
     return engine
+
+
+def _is_idle(connection: AsyncConnection) -> bool:
+    """Whether it can be used again: also when a rollback failed, which SQLAlchemy takes for an end."""
+    if connection.closed or connection.invalidated or connection.sync_connection is None:
+        return False
+    driver: Any = connection.sync_connection.connection.driver_connection
+    return not driver.in_transaction
+
+
+def _begin_writing(driver: sqlite3.Connection, wait_seconds: float) -> None:
+    try:
+        driver.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+            raise
+        driver.execute(f"PRAGMA busy_timeout={int(wait_seconds * 1000)}")
+        try:
+            _in_thread(lambda: driver.execute("BEGIN IMMEDIATE"))
+        finally:
+            driver.execute("PRAGMA busy_timeout=0")
 
 
 class CommitWatch:
@@ -116,4 +182,20 @@ class CommitWatch:
 
 def _in_thread(step: Callable[[], Any]) -> Any:
     """Inside SQLAlchemy's greenlet: wait for the step in a thread, while the event loop goes on."""
-    return await_only(asyncio.to_thread(step))
+    return await_only(to_its_end(asyncio.to_thread(step)))
+
+
+async def to_its_end(step: Awaitable[T]) -> T:
+    """
+    Finish the step even when we are cancelled meanwhile, and be cancelled after it: a COMMIT that is left alone has an
+    effect that nobody knows, and a connection that is given back in the middle of a step is somebody else's trouble.
+    """
+    task = asyncio.ensure_future(step)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if not task.done():
+            await asyncio.wait({task})
+        if not task.cancelled() and task.exception() is None:
+            raise
+        return await task

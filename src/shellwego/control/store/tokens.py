@@ -8,6 +8,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from shellwego.control.store import tables
+from shellwego.control.store.organisations import OrganisationRepository, UserRepository
 from shellwego.control.store.records import OrganisationRecord, SessionRecord, TokenRecord, UserRecord
 from shellwego.control.store.repository import Repository
 from shellwego.core.ids import UserId
@@ -16,15 +17,6 @@ _tokens = tables.api_tokens
 _sessions = tables.sessions
 _users = tables.users
 _organisations = tables.organisations
-
-
-def _part(row: sa.Row[Any], table: sa.Table) -> dict[str, Any]:
-    """The columns of one table in a joined row, where names repeat."""
-    return {column.name: row._mapping[column] for column in table.c}
-
-
-def _organisation(row: sa.Row[Any]) -> OrganisationRecord:
-    return OrganisationRecord(**_part(row, _organisations))
 
 
 class TokenRepository(Repository[TokenRecord]):
@@ -37,15 +29,18 @@ class TokenRepository(Repository[TokenRecord]):
 
     async def find_holder(self, secret_hash: str) -> tuple[TokenRecord, UserRecord, OrganisationRecord] | None:
         """The token with that hash, whoever it belongs to, and its user: one query, since every request asks."""
-        statement = sa.select(_tokens, _users, _organisations).where(
-            _tokens.c.secret_hash == secret_hash,
+        row = (await self._execute(self._prepared("holder", self._holder), sought=secret_hash)).first()
+        if row is None:
+            return None
+        return TokenRecord(*row[:_T]), UserRecord(*row[_T : _T + _U]), OrganisationRecord(*row[_T + _U :])
+
+    def _holder(self) -> sa.Select[Any]:
+        columns = (*self.columns, *UserRepository.columns, *OrganisationRepository.columns)
+        return sa.select(*columns).where(
+            _tokens.c.secret_hash == sa.bindparam("sought"),
             _users.c.id == _tokens.c.user,
             _organisations.c.id == _tokens.c.organisation,
         )
-        row = (await self._execute(statement)).first()
-        if row is None:
-            return None
-        return TokenRecord(**_part(row, _tokens)), UserRecord(**_part(row, _users)), _organisation(row)
 
     async def is_held(self, user: UserId, name: str, *, now: dt.datetime) -> bool:
         """Whether a token of that user that opens something has this name."""
@@ -77,15 +72,23 @@ class SessionRepository(Repository[SessionRecord]):
 
     async def find_holder(self, id: str) -> tuple[SessionRecord, UserRecord, OrganisationRecord] | None:
         """The session and its user: one query, since every request asks."""
-        statement = sa.select(_sessions, _users, _organisations).where(
-            _sessions.c.id == id, _users.c.id == _sessions.c.user, _organisations.c.id == _users.c.organisation
-        )
-        row = (await self._execute(statement)).first()
+        row = (await self._execute(self._prepared("holder", self._holder), sought=id)).first()
         if row is None:
             return None
-        return SessionRecord(**_part(row, _sessions)), UserRecord(**_part(row, _users)), _organisation(row)
+        return SessionRecord(*row[:_S]), UserRecord(*row[_S : _S + _U]), OrganisationRecord(*row[_S + _U :])
+
+    def _holder(self) -> sa.Select[Any]:
+        columns = (*self.columns, *UserRepository.columns, *OrganisationRepository.columns)
+        return sa.select(*columns).where(
+            _sessions.c.id == sa.bindparam("sought"),
+            _users.c.id == _sessions.c.user,
+            _organisations.c.id == _users.c.organisation,
+        )
 
     async def forget_ended(self, *, before: dt.datetime) -> int:
         """Delete sessions that ended before that time."""
         gone = sa.or_(_sessions.c.expires_at < before, _sessions.c.revoked_at < before)
         return (await self._execute(sa.delete(_sessions).where(gone))).rowcount
+
+
+_T, _S, _U = len(TokenRepository.fields), len(SessionRepository.fields), len(UserRepository.fields)
