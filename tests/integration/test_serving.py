@@ -89,3 +89,31 @@ async def test_a_client_that_leaves_in_the_middle_of_an_upload_leaves_nothing(wo
             while list(directory.iterdir()):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         del reader
+
+
+async def test_a_body_that_is_half_closed_is_refused_and_leaves_nothing(world: World, member):
+    """A client that says "that's all" before it has sent what it announced: by length, and in chunks."""
+    await member.post("/v1/apps", json={"name": "blog"})
+    directory = world.parts.settings.sources
+    bodies = (("/v1/apps/blog/sources", b"gzip", b"\x1f\x8b" + bytes(100_000)), ("/v1/apps", b"json", b'{"name": "x"'))
+    async with Wire(world.api) as wire:
+        for path, kind, body in bodies:
+            for announced in (
+                b"Content-Length: 1000000\r\n\r\n" + body,
+                b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (len(body), body),
+                b"Transfer-Encoding: chunked\r\n\r\nfffff\r\n" + body,
+            ):
+                reader, writer = await asyncio.open_connection("127.0.0.1", wire.port)
+                head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token_of(member)}\r\n"
+                writer.write(head.encode() + b"Content-Type: application/" + kind + b"\r\n" + announced)
+                writer.write_eof()
+                async with asyncio.timeout(20):
+                    answer = await reader.read()
+                    assert answer.startswith(b"HTTP/1.1 400 "), answer
+                    assert b"ended before all of it had come" in answer
+                    while directory.exists() and list(directory.iterdir()):  # noqa: ASYNC110 - files ring no bell
+                        await asyncio.sleep(0.01)
+                writer.close()
+        async with world.store.reading() as work:
+            assert await work.for_the_cloud().sources.paths() == frozenset()
+            assert await work.for_the_cloud().apps.count() == 1

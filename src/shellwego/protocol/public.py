@@ -92,7 +92,8 @@ class ProcessShape(Request):
 
 
 class AppCreate(Request):
-    name: Name
+    # In the document only: `core.apps` refuses, in words.
+    name: Annotated[Name, Field(json_schema_extra={"pattern": "^[a-z]([a-z0-9-]{0,38}[a-z0-9])?$"})]
 
 
 class AppUpdate(Request):

@@ -14,7 +14,7 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import HTTPConnection
+from starlette.requests import ClientDisconnect, HTTPConnection
 
 from shellwego.core import errors
 from shellwego.core.errors import InvalidField, ShellWeGoError, TooManyRequests
@@ -135,6 +135,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(ShellWeGoError, _on_ours)
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(ClientDisconnect, _on_cut_off)
     app.add_exception_handler(DecryptionFailed, _on_decryption)
 
 
@@ -148,6 +149,12 @@ async def _on_ours(request: Request, error: Exception) -> Response:
     if status_of(error) == 503:
         log.warning("api.unavailable", path=request.url.path, error=str(error), request_id=request_id_of(request))
     return refusal(error, request_id_of(request))
+
+
+async def _on_cut_off(request: Request, _error: Exception) -> Response:
+    """A client that left; or that only closed its own half, and still reads."""
+    detail = "The body ended before all of it had come. Send it again."
+    return respond(_problem(400, "bad_request", detail, request_id_of(request), retryable=True))
 
 
 async def _on_decryption(request: Request, error: Exception) -> Response:
@@ -165,6 +172,8 @@ async def _on_validation(request: Request, error: Exception) -> Response:
 
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, ClientDisconnect):
+        return await _on_cut_off(request, error.__cause__)
     # FastAPI wraps what our own body reader raises; the cause is what the client should hear.
     if isinstance(error.__cause__, ShellWeGoError):
         return refusal(error.__cause__, request_id_of(request))
