@@ -69,9 +69,7 @@ async def test_all_is_told_in_order_and_the_last_word_is_the_deployment(world: W
     assert told == [
         ("state", "queued"),
         ("state", "building"),
-        ("build_log", "step 1"),
-        ("build_log", "step 2"),
-        ("build_log", ""),
+        ("build_log", "step 1\nstep 2\n"),
         ("build_log", "half"),
         ("state", "rolling"),
         ("state", "succeeded"),
@@ -81,6 +79,30 @@ async def test_all_is_told_in_order_and_the_last_word_is_the_deployment(world: W
     for cut in range(len(events) - 1):
         rest = await watch(wire, token_of(member), id, last_id=events[cut]["id"])
         assert rest == events[cut + 1 :], f"after {events[cut]}"
+
+
+def lines_of(events: list[dict]) -> list[str]:
+    return [line for event in events if event["kind"] == "build_log" for line in event["text"].split("\n")]
+
+
+async def test_a_chatty_build_is_told_in_large_pieces(world: World, member, wire):
+    """Reading a build's output must not take longer than making it, and loses no line, wherever it is taken up."""
+    await member.post("/v1/apps", json={"name": "blog"})
+    id = (await deploy(member, image="x"))["id"]
+    await begin(world, id, DeploymentState.BUILDING)
+    log = world.parts.settings.builds / f"{id}.log"
+    log.parent.mkdir(parents=True)
+    lines = [f"line {number} " + "ü" * (number % 80) for number in range(20_000)]
+    log.write_text("\n".join(lines) + "\n")
+    await release(world, id)
+    await succeed(world, id)
+    events = await watch(wire, token_of(member), id)
+    pieces = [event for event in events if event["kind"] == "build_log"]
+    assert lines_of(events) == lines
+    assert len(pieces) <= log.stat().st_size // 60_000 + 2
+    for piece in pieces[::7]:
+        rest = await watch(wire, token_of(member), id, last_id=piece["id"])
+        assert lines_of(rest) == lines_of(events[events.index(piece) + 1 :])
 
 
 async def test_what_happens_is_told_as_it_happens(world: World, member, wire):
@@ -99,7 +121,7 @@ async def test_what_happens_is_told_as_it_happens(world: World, member, wire):
         record = await work.for_the_cloud().deployments.get(id)
         await service.fail(work, record, reason="no", code="build_failed")
     events = await asyncio.wait_for(watching, 20)
-    assert [e["text"] for e in events if e["kind"] == "build_log"] == ["line 0", "line 1", "line 2"]
+    assert lines_of(events) == ["line 0", "line 1", "line 2"]
     assert events[-1]["kind"] == "finished"
     assert events[-1]["deployment"]["state"] == "failed"
     assert events[-2]["text"] == "failed: no"

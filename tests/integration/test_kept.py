@@ -143,7 +143,7 @@ async def test_kept_answers_open_to_nobody_else(world: World, member: httpx.Asyn
 async def test_a_credential_dies_at_once_whatever_is_kept(world: World, member: httpx.AsyncClient):
     """Revoked, also by another server; or expired, while nothing at all was written."""
     revoked, expiring = [
-        (await member.post("/v1/tokens", json={"name": "x", "expires_in_days": 1})).json() for _ in range(2)
+        (await member.post("/v1/tokens", json={"name": name, "expires_in_days": 1})).json() for name in "ab"
     ]
     other = Store(world.url)
     async with world.client(revoked["secret"]) as client:

@@ -97,8 +97,8 @@ def busy(here: Here, doing: str) -> Iterator[Callable[[str], None]]:
 def _show(here: Here, event: DeploymentEvent, tell: Callable[[str], None], told: str) -> str:
     """Print what is new; `told` is the last step printed, so that none is printed twice."""
     if event.kind == "build_log":
-        for line in event.text.rstrip("\n").split("\n"):
-            here.output.say(f"  {line}", style="dim")
+        # At once: each `say` draws the moving line anew, and a chatty build has a hundred thousand lines.
+        here.output.say("\n".join(f"  {line}" for line in event.text.rstrip("\n").split("\n")), style="dim")
         return told
     words = event.text
     if not words and event.deployment is not None:

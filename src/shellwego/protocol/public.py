@@ -199,7 +199,10 @@ class Deployment(Answer):
 
 
 class DeploymentEvent(Answer):
-    """One event of `GET /v1/apps/{app}/deployments/{id}/events` (SSE). The last is `finished`, with the deployment."""
+    """
+    One event of `GET /v1/apps/{app}/deployments/{id}/events` (SSE). The last is `finished`, with the deployment. The
+    text of a `build_log` is one or more lines, as many as were there.
+    """
 
     kind: Literal["state", "build_log", "instance", "finished"]
     at: dt.datetime
