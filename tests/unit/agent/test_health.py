@@ -40,7 +40,7 @@ async def dial_to(target: tuple[str, int]) -> socket.socket:
     connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         await asyncio.get_running_loop().sock_connect(connection, target)
-    except OSError:
+    except BaseException:  # A check that is ended in the middle, too.
         connection.close()
         raise
     return connection

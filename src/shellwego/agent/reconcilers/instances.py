@@ -9,7 +9,6 @@ goes on from there.
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,19 +16,17 @@ from ipaddress import IPv4Address
 
 import structlog
 
-from shellwego.agent.addresses import choose_address
 from shellwego.agent.health import HealthMonitor, Target
 from shellwego.agent.log_reader import last_lines
 from shellwego.agent.logs import LogStore
 from shellwego.agent.plan import Action, End, Goal, NodePlan, Record, Remove, Start, new_record, note_failure, plan_node
 from shellwego.agent.reconcilers.images import Images
 from shellwego.agent.reconcilers.networks import Networks
+from shellwego.agent.reconcilers.starts import Starts
 from shellwego.agent.report import Activity, Phase, describe, describe_removal, printable
 from shellwego.agent.state import AgentState
-from shellwego.agent.workload import make_workload
 from shellwego.core.errors import NotFound, ShellWeGoError, StartFailed
 from shellwego.core.ids import InstanceId
-from shellwego.core.instances import ExitReason, ExitStatus
 from shellwego.drivers.network.port import NetworkDriver
 from shellwego.drivers.runtime.port import ExecSession, Observed, RuntimeDriver
 from shellwego.kit.backoff import backoff_seconds
@@ -40,10 +37,6 @@ from shellwego.protocol.messages import ExecRequest, InstanceReport, InstanceSpe
 
 log = structlog.get_logger()
 
-START_PULLED = fault_point("agent.start.pulled")
-START_ADDRESSED = fault_point("agent.start.addressed")
-START_ATTACHED = fault_point("agent.start.attached")
-START_RUNNING = fault_point("agent.start.running")
 START_RECORDED = fault_point("agent.start.recorded")
 END_ENDED = fault_point("agent.end.ended")
 END_RECORDED = fault_point("agent.end.recorded")
@@ -107,8 +100,7 @@ class Instances:
         clock: Clock,
     ) -> None:
         self._tasks, self._state = tasks, state
-        self._runtimes, self._network, self._networks = dict(runtimes), network, networks
-        self._images, self._logs = images, logs
+        self._runtimes, self._network, self._logs = dict(runtimes), network, logs
         self._on_change, self._clock = on_change, clock
         self.wake = asyncio.Event()
         self.health = HealthMonitor(
@@ -118,13 +110,15 @@ class Instances:
             on_verdict=self._on_verdict,
             on_doubt=self.wake.set,
         )
+        self._starts = Starts(
+            state, runtime=self._runtime, network=network, networks=networks, images=images, logs=logs, clock=clock
+        )
         self._work: dict[InstanceId, _Work] = {}
         self._trouble: dict[InstanceId, _Trouble] = {}
         self._lines: dict[InstanceId, list[str]] = {}
         self._sight = _Sight(blind=frozenset(runtimes))
         self._gone: frozenset[InstanceId] = frozenset()
         self._unclaimed: tuple[InstanceId, ...] = ()
-        self._start_slots = asyncio.Semaphore(max(4, 2 * (os.cpu_count() or 1)))
         self._removal_slots = asyncio.Semaphore(_REMOVALS_AT_ONCE)
         self._specs: tuple[Goal | None, dict[InstanceId, InstanceSpec]] = (None, {})
         self._round_at = float("-inf")
@@ -301,84 +295,13 @@ class Instances:
         before = self._state.records.get(spec_id(spec)) or new_record(spec)
         if before.restart_token != spec.restart_token:
             before = replace(before, restart_token=spec.restart_token, failures=0, failed_at=None, exit=None)
-        try:
-            began = await self._make_it_run(work, spec, before)
-        except Exception as error:
-            await self._note_failed_start(spec, before, error)
-            return
-        record = self._state.records[before.id]
-        again = before.exit is not None
-        self._state.remember(
-            replace(
-                record,
-                run=began,
-                healthy_since=None,
-                unhealthy="",
-                restart_token=before.restart_token,
-                failures=before.failures,
-                failed_at=before.failed_at,
-                exit=before.exit,
-                restarts=before.restarts + again,
-            )
-        )
+        record = await self._starts.start(spec, before, lambda phase, words: self._say(work, phase, words))
+        if record.run is None:
+            self._lines[before.id] = []
         await self._keep(before.id)
-        await reach(START_RECORDED)
-        log.info("instance.started", instance=before.id, app=spec.app_name, again=again)
-
-    async def _make_it_run(self, work: _Work, spec: InstanceSpec, before: Record) -> float:
-        runtime = self._runtime(spec.runtime)
-        self._say(work, Phase.PULLING, "")
-        image = await self._images.ensure(spec.image, lambda words: self._say(work, Phase.PULLING, words))
-        await reach(START_PULLED)
-        self._say(work, Phase.WAITING, "")
-        async with self._start_slots:
-            self._say(work, Phase.STARTING, "")
-            address = await self._ensure_address(before)
-            await reach(START_ADDRESSED)
-            attachment = await self._networks.attach(before.id, address)
-            await reach(START_ATTACHED)
-            workload = await asyncio.to_thread(
-                make_workload,
-                spec,
-                image,
-                attachment,
-                nameservers=self._network.nameservers,
-                log_path=self._logs.path_for(spec.app, before.id),
-                extra_ca=self._state.goal.extra_ca,
-            )
-            began = self._clock().timestamp()
-            await runtime.ensure_running(workload)
-            await reach(START_RUNNING)
-            return began
-
-    async def _ensure_address(self, before: Record) -> IPv4Address:
-        record = self._state.records.get(before.id, before)
-        if record.address is not None:
-            return IPv4Address(record.address)
-        address = choose_address(
-            self._network.addresses, self._state.taken_addresses, self._state.released, self._clock().timestamp()
-        )
-        # Taken in memory before anything is awaited, so no other start can choose it; on disk before it is used.
-        self._state.remember(replace(record, address=str(address)))
-        try:
-            await self._state.keep(record.id)
-        except OSError as error:
-            self._state.remember(replace(record, address=None))
-            raise StartFailed(f"The node could not write down the instance's address: {error.strerror}") from error
-        return address
-
-    async def _note_failed_start(self, spec: InstanceSpec, before: Record, error: Exception) -> None:
-        words = str(error) or type(error).__name__
-        if not isinstance(error, (ShellWeGoError, OSError, CommandFailed, TimeoutError, InjectedFault)):
-            log.exception("instance.start_broke", instance=spec.id)
-            words = f"an error of ShellWeGo itself: {error!r}"
-        status = ExitStatus(ExitReason.FAILED_TO_START, message=printable(words, 800))
-        address = self._state.records.get(before.id, before).address
-        record = note_failure(replace(before, address=address), status, self._clock().timestamp())
-        self._state.remember(record)
-        self._lines[before.id] = []
-        log.warning("instance.not_started", instance=spec.id, why=status.message, failures=record.failures)
-        await self._keep(before.id)
+        if record.run is not None:
+            await reach(START_RECORDED)
+            log.info("instance.started", instance=before.id, app=spec.app_name, again=before.exit is not None)
 
     async def _end(self, work: _Work, action: End) -> None:
         record = self._state.records.get(action.id)
