@@ -103,7 +103,7 @@ class AssignmentsController:
         cloud = work.for_the_cloud()
         instances = await cloud.instances.on_node(node)
         releases = await cloud.releases.some({i.release for i in instances})
-        apps = {app.id: app for app in await cloud.apps.all()}
+        apps = {app.id: app for app in await cloud.apps.some({i.app for i in instances})}
         images = sorted(await cloud.releases.images_to_keep(newest=KEPT_RELEASES))
         run, absent = [], []
         for instance in instances:

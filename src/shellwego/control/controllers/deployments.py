@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -57,6 +57,8 @@ outlives its edge and may know no other instance. A deployment that waits for it
 UNSERVED_PATIENCE_SECONDS = 30.0
 """The same for an app that was stopped or deleted: nobody is promised an answer any more."""
 SWEEP_SECONDS = 15.0
+PAGE = 100
+"""So many apps a sweep reads at once."""
 
 _SUBJECTS = ("app", "deployment", "instance", "node")
 
@@ -98,17 +100,17 @@ class DeploymentsController:
             raise failed
 
     async def _due(self) -> set[AppId]:
-        """From time to time: every app that isn't at rest, found in a handful of queries however many there are."""
+        """From time to time: every app that isn't at rest."""
         async with self._store.reading() as work:
             if self._swept_at is not None and (work.now - self._swept_at).total_seconds() < SWEEP_SECONDS:
                 return set()
-            situations = await _observe_all(work)
+            due = {
+                s.app.id
+                async for s in _observe_all(work)
+                if s.rolling is not None or s.app.deleting_at is not None or not plan_rollout(s.goal, s.planned).is_noop
+            }
             self._swept_at = work.now
-        return {
-            s.app.id
-            for s in situations
-            if s.rolling is not None or s.app.deleting_at is not None or not plan_rollout(s.goal, s.planned).is_noop
-        }
+        return due
 
     async def _converge(self, id: AppId) -> None:
         async with self._store.writing() as work:
@@ -146,18 +148,22 @@ async def _observe(work: UnitOfWork, app: AppRecord) -> _Situation:
     return _situate(app, unfinished, instances, releases, await cloud.apps.replicas(app.id), work.now)
 
 
-async def _observe_all(work: UnitOfWork) -> list[_Situation]:
+async def _observe_all(work: UnitOfWork) -> AsyncIterator[_Situation]:
+    """Every app, some at a time: neither memory nor anybody's request should feel that there are thousands."""
     cloud = work.for_the_cloud()
-    apps = await cloud.apps.all()
     unfinished = {d.app: d for d in await cloud.deployments.unfinished()}
-    instances: dict[AppId, list[InstanceRecord]] = {}
-    for instance in await cloud.instances.living():
-        instances.setdefault(instance.app, []).append(instance)
-    wanted = {a.current_release for a in apps} | {d.release for d in unfinished.values()}
-    wanted |= {i.release for group in instances.values() for i in group}
-    releases = await cloud.releases.some(wanted)
-    wished = await cloud.apps.replicas_of([a.id for a in apps])
-    return [_situate(a, unfinished.get(a.id), instances.get(a.id, []), releases, wished[a.id], work.now) for a in apps]
+    after: str | None = None
+    while apps := await cloud.apps.page(limit=PAGE, after=after):
+        after = apps[-1].name
+        ids = [app.id for app in apps]
+        instances = await cloud.instances.of_apps(ids)
+        wanted = {app.current_release for app in apps} | {i.release for group in instances.values() for i in group}
+        wanted |= {unfinished[id].release for id in ids if id in unfinished}
+        releases = await cloud.releases.some(wanted)
+        wished = await cloud.apps.replicas_of(ids)
+        for app in apps:
+            yield _situate(app, unfinished.get(app.id), instances[app.id], releases, wished[app.id], work.now)
+        await asyncio.sleep(0)
 
 
 def _situate(
