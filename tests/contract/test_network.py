@@ -14,13 +14,14 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
+from pyroute2 import IPRoute
 from tests.contract.network_probes import Inside, arp_request, ethernet, udp
 from tests.engines import engine
 
 from shellwego.core.errors import Conflict
 from shellwego.core.ids import InstanceId, new_id
 from shellwego.core.networks import AllowedNetwork
-from shellwego.drivers.network import links, uplink
+from shellwego.drivers.network import dump, links, namespaces, uplink
 from shellwego.drivers.network.bridge import BridgeNetwork
 from shellwego.drivers.network.fake import FakeNetwork
 from shellwego.drivers.network.names import mac_of
@@ -210,6 +211,22 @@ async def test_a_data_plane_made_anew_is_dialled_anew(cloud: BridgeNetwork) -> N
             await cloud.dial(FIRST, 8080, timeout_seconds=5)
         subprocess.run(["ip", "netns", "delete", cloud.namespace.name], check=True)
     await cloud.ensure_node()
+
+
+@pytest.mark.root
+async def test_interfaces_are_listed_as_a_library_lists_them(cloud: BridgeNetwork) -> None:
+    """The filter is made from this list: a port that it misses would be cut off, or never let go."""
+    for address in (FIRST, SECOND):
+        await cloud.ensure_attached(an_instance(), address)
+
+    def both() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+        with namespaces.entered(cloud.namespace), IPRoute() as netlink:
+            theirs = [(k.get_attr("IFLA_IFNAME"), k.get_attr("IFLA_IFALIAS") or "") for k in netlink.get_links()]
+            return dump.links(), theirs
+
+    ours, theirs = await asyncio.to_thread(both)
+    assert ours == theirs
+    assert len(ours) == 5  # The loopback, the bridge, the way out and two ports.
 
 
 @pytest.mark.root

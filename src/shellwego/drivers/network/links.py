@@ -21,6 +21,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from shellwego.core.errors import Conflict
 from shellwego.core.ids import InstanceId
+from shellwego.drivers.network import dump
 from shellwego.drivers.network.names import BRIDGE, INSIDE, TAP, alias_of, mac_of, parse_alias, port_name
 from shellwego.drivers.network.nftables import Port
 from shellwego.drivers.network.pool import gateway_of
@@ -127,13 +128,12 @@ def has_way_out() -> bool:
 
 
 def plugged_ports() -> list[PluggedPort]:
-    with _netlink() as netlink:
-        found = []
-        for link in netlink.get_links():
-            owner = parse_alias(link.get_attr("IFLA_IFALIAS") or "")
-            if owner is not None:
-                found.append(PluggedPort(*owner, link.get_attr("IFLA_IFNAME")))
-        return found
+    found = []
+    for name, alias in dump.links():
+        owner = parse_alias(alias)
+        if owner is not None:
+            found.append(PluggedPort(*owner, name))
+    return found
 
 
 def ensure_cable(id: InstanceId, address: IPv4Address, instance_namespace: int) -> None:
