@@ -182,7 +182,7 @@ class CommitWatch:
 
 def _in_thread(step: Callable[[], Any]) -> Any:
     """Inside SQLAlchemy's greenlet: wait for the step in a thread, while the event loop goes on."""
-    return await_only(to_its_end(asyncio.to_thread(step)))
+    return await_only(to_its_end(asyncio.get_running_loop().run_in_executor(None, step)))
 
 
 async def to_its_end(step: Awaitable[T]) -> T:
