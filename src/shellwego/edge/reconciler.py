@@ -57,6 +57,8 @@ WHOLE_LOOK_SECONDS = 15.0
 BUSY_SECONDS = 0.1
 """How soon to look again while something drains or waits to be deleted; ten times that when it takes longer."""
 _HURRY_ROUNDS = 100
+SETTLE_SECONDS = 0.02
+"""So long changes are gathered before they are written to disk: thousands of routes take milliseconds of CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +193,7 @@ class EdgeReconciler:
         Save the routes in force, then report them. A change doesn't wait for the disk: until the report goes out nobody
         has acted on it, and the older file is as right as the newer one.
         """
+        await asyncio.sleep(SETTLE_SECONDS)
         there = self._unsettled
         if there is None:
             return
