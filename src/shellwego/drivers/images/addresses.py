@@ -137,8 +137,9 @@ class JudgingBackend(httpcore.AsyncNetworkBackend):
             )
         closed = [address for address in addresses if allowed < Reach.FORBIDDEN and self._is_closed(address, port)]
         if closed:
+            which = "" if closed == [host] else f" ({closed[0]})"
             raise AddressRefused(
-                f"{host} is in a private network ({', '.join(closed)}) that the operator has not opened. "
+                f"{host} is in a private network{which} that the operator has not opened. "
                 f"`shellwego up --allow-network {closed[0]}:{port}` opens it"
             )
         self._learn(host, max(map(reach_of, addresses)))
