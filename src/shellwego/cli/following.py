@@ -57,7 +57,7 @@ def check_succeeded(deployment: Deployment, app: str) -> None:
     serving = (
         f"{deployment.previous_release} goes on serving."
         if deployment.previous_release
-        else f"{app} has no earlier release, so nothing serves. Mend it and deploy again."
+        else f"{app} has no earlier release, so nothing serves."
     )
     undo = () if deployment.previous_release else (f"shellwego apps delete {app}  (if you don't want it)",)
     match deployment.state:
@@ -69,12 +69,17 @@ def check_succeeded(deployment: Deployment, app: str) -> None:
                 next_steps=(f"shellwego deployments list {app}",),
             )
         case _:
+            if not deployment.previous_release:
+                serving += " Mend it and deploy again."
             lines = tuple(deployment.last_lines)
+            # Without a release, or a place to run, there was nothing that could have logged anything.
+            look = f"logs {app}" if deployment.release else f"deployments get {app}"
+            if deployment.code == "no_capacity":
+                look = "nodes list"
             raise Failed(
                 f"The deployment of {app} failed: {deployment.reason or 'no reason was given.'}",
                 details=(*(("Last lines of its log:", *(f"  {line}" for line in lines)) if lines else ()), serving),
-                # Before there was a release, nothing ran that could have logged anything.
-                next_steps=(f"shellwego {'logs' if deployment.release else 'deployments get'} {app}", *undo),
+                next_steps=(f"shellwego {look}", *undo),
             )
 
 

@@ -10,12 +10,15 @@ from pathlib import Path
 import httpx
 import pytest
 from tests.unit.cli.command_line import CommandLine
-from tests.unit.client.fake_cloud import problem
+from tests.unit.client.fake_cloud import NOW, problem
 
 from shellwego.cli.deploy_flags import FLAG_OF_KEY, Flags, flags_of
+from shellwego.cli.errors import Failed
+from shellwego.cli.following import check_succeeded
 from shellwego.core.appfile_keys import FILE, leaf_paths
 from shellwego.core.deployments import DeploymentState
 from shellwego.core.errors import InvalidField
+from shellwego.protocol.public import Deployment
 
 
 @pytest.fixture
@@ -66,6 +69,14 @@ def test_a_first_deployment_that_fails_says_what_is_left_and_how_to_be_rid_of_it
     assert "nothing serves. Mend it and deploy again." in ran.err
     assert "shellwego apps delete hello" in ran.err
     assert "hello" in shellwego.cloud.apps
+
+
+def test_where_nothing_could_run_no_log_is_spoken_of() -> None:
+    facts = {"id": "dep_a", "app": "app_a", "kind": "deploy", "release": "v2", "created_at": NOW}
+    facts |= {"state": "failed", "reason": "Needs 900 GiB.", "code": "no_capacity"}
+    with pytest.raises(Failed) as failed:
+        check_succeeded(Deployment.model_validate(facts), "hello")
+    assert failed.value.next_steps[0] == "shellwego nodes list"
 
 
 def test_a_deployment_that_is_refused_leaves_no_empty_app(shellwego: CommandLine, folder: Path) -> None:
