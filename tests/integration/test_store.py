@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import sqlite3
 
 import pytest
 import sqlalchemy as sa
@@ -234,6 +235,58 @@ async def test_readers_do_not_wait_for_a_writer(store):
         await organisation(writing, "one")
         async with asyncio.timeout(2), store.reading() as reading:
             assert await reading.organisations.page(limit=10) == []
+
+
+async def test_whoever_is_cancelled_leaves_all_or_nothing(store):
+    """At any step of a transaction, the COMMIT in its thread too; and whoever comes next finds a sound connection."""
+
+    async def write(name: str) -> None:
+        async with store.writing() as work:
+            id = OrganisationId(work.new_id("organisation"))
+            await work.organisations.add(OrganisationRecord(id, name, work.now))
+            await work.emit("organisation.created", subject=name)
+
+    for steps in range(60):
+        task = asyncio.ensure_future(write(f"o{steps}"))
+        for _ in range(steps % 30):
+            await asyncio.sleep(0)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        async with store.reading() as work:
+            names = {organisation.name for organisation in await work.organisations.page(limit=100)}
+            assert names == {event.subject for event in await work.for_the_cloud().outbox.unpublished(limit=100)}
+    await write("last")
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_a_file_that_another_process_writes_to_is_waited_for(store, database_url):
+    """Without holding up anybody else; and a wait that is given up leaves nothing begun."""
+    other = sqlite3.connect(database_url.removeprefix("sqlite:///"), isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+
+    async def write() -> None:
+        async with store.writing() as work:
+            await work.emit("x", subject="y")
+
+    for _ in range(2):
+        waiting = asyncio.ensure_future(write())
+        async with store.reading() as work:
+            assert await work.organisations.page(limit=1) == []
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        waiting.cancel()
+        other.execute("COMMIT")
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        other.execute("BEGIN IMMEDIATE")
+    waiting = asyncio.ensure_future(write())
+    await asyncio.sleep(0.05)
+    other.execute("COMMIT")
+    await waiting
+    other.close()
+    async with store.reading() as work:
+        assert len(await work.for_the_cloud().outbox.unpublished()) == 1
 
 
 async def test_outbox_numbers_are_never_given_twice(store):
