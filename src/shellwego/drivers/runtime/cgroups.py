@@ -146,6 +146,8 @@ class CGroupsV1:
                 _join(base / name, pid)
 
     def limit_cpu(self, name: str, pid: int, cpu_millis: int) -> None:
+        if "cpu" not in self._bases:
+            return
         group = self._bases["cpu"] / name
         group.mkdir(parents=True, exist_ok=True)
         (group / "cpu.cfs_period_us").write_text(str(_PERIOD_MICROSECONDS))
