@@ -178,7 +178,8 @@ class Caddy:
                         "https": {
                             "listen": [f"127.0.0.1:{self.https_port}"],
                             "routes": routes,
-                            "tls_connection_policies": [{"default_sni": site.hosts[0]}],
+                            # wrk greets with an address for a name; Caddy then looks for this very name.
+                            "tls_connection_policies": [{"default_sni": DOMAIN, "fallback_sni": DOMAIN}],
                             "protocols": ["h1"],
                             **quiet,
                         },
