@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from shellwego.control.controllers.builds import ATTEMPTS
 from tests.e2e.cloud import PATIENCE_SECONDS, RunningCloud, eventually, free_port, shellwego
 from tests.e2e.conftest import cloud_for_a_while
 from tests.e2e.inside import SOURCE, Ears, Findings, call_api, data_plane, host_addresses, knock, unnoticed
 from tests.images import busybox_layout
+from tests.leaks import inventory
 from tests.registry import running_registry
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600), pytest.mark.long]
@@ -238,6 +240,28 @@ def test_a_secret_is_kept(cloud: RunningCloud, app: str, tmp_path: Path) -> None
     places = [str(cloud.data), str(Path("/run/shellwego", cloud.short))]
     # The builder's file system gives freed blocks back with its next commit.
     eventually("it is on no disk", lambda: files_with(hidden, places) == "")
+
+
+def test_a_build_whose_server_dies_again_and_again_is_given_up_and_leaves_nothing(
+    cloud: RunningCloud, victim: str, app: str, tmp_path: Path
+) -> None:
+    """Nobody builds after it: its step, its network and what it printed must go by themselves."""
+    show = "RUN --mount=type=secret,id=KEY cat /run/secrets/KEY; while true; do sleep 1; done"
+    folder = source(tmp_path / "source", f"FROM debian:bookworm\n{show}\n")
+    options = ("--build-secret", "KEY", "--name", app, "--health-none")
+    with unnoticed(cloud, victim):
+        cloud.do("deploy", str(folder), *options, env={"KEY": SECRET})
+        [deployment] = call_api(cloud, f"/v1/apps/{app}/deployments")["items"]
+        told = cloud.data / "server" / "builds" / f"{deployment['id']}.log"
+        for n in range(1, ATTEMPTS + 1):
+            eventually(f"it shows its secret, time {n}", lambda n=n: told.read_text().count("[secret]") >= n)
+            cloud.kill("server")
+            eventually("the server is back", cloud.is_up)
+        eventually("it is given up", lambda: build_state(cloud, app) == "failed")
+        [deployment] = call_api(cloud, f"/v1/apps/{app}/deployments")["items"]
+        assert "interrupted" in deployment["reason"]
+        eventually("it has ended", lambda: not [line for line in inventory(cloud.short) if "build" in line])
+        eventually("it is on no disk", lambda: files_with([SECRET], [str(cloud.data)]) == "")
 
 
 def files_with(words: list[str], places: list[str]) -> str:

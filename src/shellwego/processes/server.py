@@ -39,11 +39,13 @@ from shellwego.control.services.sealing import config_of
 from shellwego.control.services.signing import SigningKey
 from shellwego.control.store import Store, migrate
 from shellwego.control.store.records import EventRecord, ImageMappingRecord
-from shellwego.core.errors import DiskFull, Unavailable
+from shellwego.core.errors import DiskFull, ShellWeGoError, Unavailable
 from shellwego.core.ids import CloudId
 from shellwego.drivers.bus.memory import MemoryBus
+from shellwego.drivers.images.builder import BuildKitBuilder
 from shellwego.drivers.images.source import unpack_source
 from shellwego.kit.backoff import backoff_seconds
+from shellwego.kit.commands import CommandFailed
 from shellwego.kit.files import replace_file
 from shellwego.kit.supervise import forever
 from shellwego.processes.child import begin
@@ -55,6 +57,7 @@ log = structlog.get_logger()
 
 ROUND_SECONDS = 10.0
 """A controller looks again at the latest after this; events wake it at once."""
+STALE_BUILDS_SECONDS = 15.0
 
 
 async def run_server(cloud: Cloud) -> None:
@@ -129,6 +132,7 @@ async def run_server(cloud: Cloud) -> None:
     relay = OutboxRelay(store, bus)
     retention = Retention(store, sources=settings.sources, builds=settings.builds)
     try:
+        await _end_stale_builds(builder)
         async with asyncio.TaskGroup() as tasks:
             builds = BuildsController(
                 store,
@@ -160,6 +164,19 @@ async def run_server(cloud: Cloud) -> None:
         parts.stopping.set()
         await builder.close()
         await store.close()
+
+
+async def _end_stale_builds(builder: BuildKitBuilder) -> None:
+    """
+    The step of a killed server's build would go on, and what it printed stay, until somebody builds again. What can't
+    be ended is tried again then: an app's way to its visitors waits for none of it.
+    """
+    try:
+        async with asyncio.timeout(STALE_BUILDS_SECONDS):
+            for lane in await builder.end_stale():
+                log.info("builder.stale_ended", lane=lane)
+    except (OSError, CommandFailed, ShellWeGoError) as error:  # TimeoutError is an OSError.
+        log.warning("builder.stale_not_ended", error=repr(error))
 
 
 async def _begin_cloud(cloud: Cloud, store: Store, passwords: Passwords) -> None:
