@@ -72,12 +72,14 @@ class RunningCloud:
     http_port: int = field(default_factory=free_port)
     https_port: int = field(default_factory=free_port)
     options: tuple[str, ...] = ()
+    log: Path | None = None
+    """What `up` says; beside the data unless another place is given."""
     process: subprocess.Popen[bytes] | None = None
 
     # --- the operator ---------------------------------------------------------------------------------------------
 
     def start(self, *, env: dict[str, str] | None = None) -> None:
-        log = (self.data.parent / f"{self.data.name}.up.log").open("ab")
+        log = self.up_log.open("ab")
         self.process = subprocess.Popen(
             (
                 *shellwego(),
@@ -98,7 +100,7 @@ class RunningCloud:
     def is_up(self) -> bool:
         assert self.process is not None
         if self.process.poll() is not None:
-            log = (self.data.parent / f"{self.data.name}.up.log").read_text()
+            log = self.up_log.read_text()
             raise RuntimeError(f"`shellwego up` ended with {self.process.returncode}:\n{log[-4000:]}")
         connection = http.client.HTTPConnection("127.0.0.1", self.api_port, timeout=5)
         try:
@@ -142,6 +144,10 @@ class RunningCloud:
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         eventually("they are gone", lambda: all(start_time(pid) is None for pid in pids))
+
+    @property
+    def up_log(self) -> Path:
+        return self.log or self.data.parent / f"{self.data.name}.up.log"
 
     @property
     def short(self) -> str:

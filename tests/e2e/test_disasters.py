@@ -257,8 +257,7 @@ def started_before(postgres: Postgres, cloud: RunningCloud) -> Iterator[RunningC
     """A cloud whose database starts when `up` has said that it waits for it."""
 
     def start_when_asked_for() -> None:
-        log = cloud.data.parent / f"{cloud.data.name}.up.log"
-        eventually("it says what it waits for", lambda: "The database doesn't answer" in log.read_text())
+        eventually("it says what it waits for", lambda: "The database doesn't answer" in cloud.up_log.read_text())
         postgres.start()
 
     with concurrent.futures.ThreadPoolExecutor(1) as pool:

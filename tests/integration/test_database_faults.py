@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 import time
 
@@ -13,7 +14,8 @@ from tests.integration.test_problems import problem
 
 from shellwego.control.store import Store, migrate
 from shellwego.control.store.engine import sqlite_url
-from shellwego.core.errors import Unavailable
+from shellwego.control.store.sqlite import DirectSQLite
+from shellwego.core.errors import DiskFull, Unavailable
 
 
 @pytest.fixture
@@ -108,3 +110,24 @@ async def test_a_sqlite_file_in_a_missing_directory_is_unavailable(tmp_path):
         # The driver's thread reports its end to this loop, which must still be there.
         while any("_connection_worker" in thread.name for thread in threading.enumerate()):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+
+
+async def test_a_commit_for_which_there_is_no_room_spoils_no_other(tmp_path, monkeypatch):
+    """SQLite has rolled back by itself then; whoever writes next must not meet what is left of it."""
+    url = sqlite_url(tmp_path / "store.db")
+    await migrate(url)
+    store = Store(url)
+
+    def full(_dialect, connection):
+        connection.rollback()
+        raise sqlite3.OperationalError("database or disk is full")
+
+    for _ in range(3):
+        with monkeypatch.context() as patch:
+            patch.setattr(DirectSQLite, "do_commit", full)
+            with pytest.raises(DiskFull):
+                async with store.writing() as work:
+                    await work.emit("something", subject="x")
+        async with store.writing() as work:
+            await work.emit("something", subject="x")
+    await store.close()

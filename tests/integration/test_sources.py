@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
+import os
 
 import httpx
 import pytest
@@ -101,14 +103,20 @@ async def test_an_upload_that_stands_still_is_given_up(world: World, member, app
     assert files(world) == []
 
 
-async def test_a_full_disk_is_told_and_leaves_nothing(world: World, member, app, monkeypatch):
-    def full(*_args, **_more):
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize(
+    ("number", "status", "code"),
+    [(errno.ENOSPC, 507, "disk_full"), (errno.EROFS, 503, "unavailable"), (errno.EIO, 503, "unavailable")],
+)
+async def test_a_disk_that_takes_nothing_is_told_and_nothing_is_left(
+    world: World, member, app, monkeypatch, number, status, code
+):
+    def refuse(*_args, **_more):
+        raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("shellwego.control.api.sources.os.write", full)
+    monkeypatch.setattr("shellwego.control.api.sources.os.write", refuse)
     answer = await member.post(app, content=b"\x1f\x8bxx", headers=GZIP)
     monkeypatch.undo()
-    problem(answer, 507, "disk_full")
+    problem(answer, status, code)
     assert files(world) == []
 
 

@@ -40,11 +40,8 @@ def set_up_logging(process: str, directory: Path | None, *, verbose: bool = Fals
         redact,
     ]
     handlers: list[logging.Handler] = []
-    if directory is not None:
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = logging.handlers.RotatingFileHandler(
-            directory / f"{process}.log", maxBytes=_FILE_BYTES, backupCount=_FILES, encoding="utf-8"
-        )
+    file = None if directory is None else _open_log(directory / f"{process}.log")
+    if file is not None:
         file.setFormatter(
             structlog.stdlib.ProcessorFormatter(
                 foreign_pre_chain=shared,
@@ -56,7 +53,7 @@ def set_up_logging(process: str, directory: Path | None, *, verbose: bool = Fals
             )
         )
         handlers.append(file)
-    if verbose or directory is None:
+    if verbose or file is None:
         console = logging.StreamHandler(sys.stderr)
         console.setFormatter(
             structlog.stdlib.ProcessorFormatter(
@@ -77,3 +74,12 @@ def set_up_logging(process: str, directory: Path | None, *, verbose: bool = Fals
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         cache_logger_on_first_use=True,
     )
+
+
+def _open_log(path: Path) -> logging.Handler | None:
+    """None where it can't be: on a disk that has become read-only, what we do counts more than what we say of it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return logging.handlers.RotatingFileHandler(path, maxBytes=_FILE_BYTES, backupCount=_FILES, encoding="utf-8")
+    except OSError:
+        return None

@@ -13,6 +13,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import structlog
 
@@ -94,9 +95,7 @@ class Supervisor:
             await process.wait()
 
     async def _start(self, child: Child) -> asyncio.subprocess.Process:
-        path = self._output / f"{child.name}.out"
-        too_long = path.exists() and path.stat().st_size > _OUTPUT_BYTES
-        with path.open("wb" if too_long else "ab") as output:
+        with self._output_of(child) as output:
             return await asyncio.create_subprocess_exec(
                 *child.command,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -106,3 +105,12 @@ class Supervisor:
                 # Ctrl-C in the terminal reaches the whole process group; only the supervisor should act on it.
                 start_new_session=True,
             )
+
+    def _output_of(self, child: Child) -> BinaryIO:
+        path = self._output / f"{child.name}.out"
+        try:
+            too_long = path.exists() and path.stat().st_size > _OUTPUT_BYTES
+            return path.open("wb" if too_long else "ab")
+        except OSError as error:  # Nothing can be written there now; the child is needed all the same.
+            log.warning("child.output_lost", child=child.name, error=repr(error))
+            return Path(os.devnull).open("wb")

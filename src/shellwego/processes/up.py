@@ -180,14 +180,13 @@ async def _run(cloud: Cloud, engines: Engines) -> int:
     children = _children(cloud, engines)
     supervisor = Supervisor(
         cloud.logs,
-        on_end=lambda name, status: typer.echo(
-            f"The {name} ended (status {status}) and is started again. Its last words: {cloud.logs / name}.out",
-            err=True,
+        on_end=lambda name, status: _say(
+            f"The {name} ended (status {status}) and is started again. Its last words: {cloud.logs / name}.out"
         ),
         longest_wait_seconds=float(os.environ.get("SHELLWEGO_LONGEST_RESTART_SECONDS", "10")),
     )
     # Before the server starts: it ends every build that it didn't start itself.
-    preparing = asyncio.ensure_future(ensure_base_images(cloud, engines, say=lambda line: typer.echo(line, err=True)))
+    preparing = asyncio.ensure_future(ensure_base_images(cloud, engines, say=lambda line: _say(line)))
     giving_up = asyncio.ensure_future(stop.wait())
     await asyncio.wait({preparing, giving_up}, return_when=asyncio.FIRST_COMPLETED)
     giving_up.cancel()
@@ -196,7 +195,7 @@ async def _run(cloud: Cloud, engines: Engines) -> int:
         await asyncio.wait({preparing})
         return 0
     preparing.result()
-    typer.echo(f"Starting the cloud in {cloud.data} ...", err=True)
+    _say(f"Starting the cloud in {cloud.data} ...")
     came_up = False
     async with asyncio.TaskGroup() as tasks:
         for child in children:
@@ -205,15 +204,15 @@ async def _run(cloud: Cloud, engines: Engines) -> int:
         try:
             came_up = await ready
             if came_up:
-                typer.echo(welcome(cloud))
+                _say(welcome(cloud), err=False)
                 await stop.wait()
-                typer.echo("\nStopping. Press Ctrl-C again to leave the apps running.", err=True)
+                _say("\nStopping. Press Ctrl-C again to leave the apps running.")
                 stop.clear()
         finally:
             for child in children:
                 await supervisor.stop(child)
     if not came_up and not stop.is_set():
-        typer.echo(f"The cloud did not come up within {READY_SECONDS:g} s. See {cloud.logs}.", err=True)
+        _say(f"The cloud did not come up within {READY_SECONDS:g} s. See {cloud.logs}.")
         return 1
     stopping = asyncio.ensure_future(stop_all(cloud, engines))
     again = asyncio.ensure_future(stop.wait())
@@ -223,10 +222,10 @@ async def _run(cloud: Cloud, engines: Engines) -> int:
         stopping.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await stopping
-        typer.echo("Left as it is. `shellwego down` stops the rest; `shellwego up` goes on with it.", err=True)
+        _say("Left as it is. `shellwego down` stops the rest; `shellwego up` goes on with it.")
         return 0
     await stopping
-    typer.echo("Stopped.", err=True)
+    _say("Stopped.")
     return 0
 
 
@@ -262,7 +261,7 @@ async def _wait_until_ready(cloud: Cloud, stop: asyncio.Event) -> bool:
                     # What is waited for passes by itself, however long it takes: giving up would only leave it undone.
                     deadline = asyncio.get_running_loop().time() + READY_SECONDS
             if waiting != said:
-                typer.echo(f"  waiting for: {waiting}", err=True)
+                _say(f"  waiting for: {waiting}")
                 said = waiting
             await asyncio.sleep(0.1)
     return False
@@ -297,6 +296,12 @@ Next, in another terminal:
   curl {cloud.app_url("hello")}
 
 Ctrl-C stops everything; what was deployed comes back with the next `shellwego up`."""
+
+
+def _say(words: str, *, err: bool = True) -> None:
+    """What is said may go into a file on a disk that is full, which is no reason to let go of a cloud."""
+    with contextlib.suppress(OSError):
+        typer.echo(words, err=err)
 
 
 @contextlib.contextmanager

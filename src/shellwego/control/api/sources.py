@@ -29,7 +29,7 @@ from shellwego.control.api.calls import (
 from shellwego.control.api.parts import ApiParts, parts_of
 from shellwego.control.api.problems import TooSlow, UnsupportedMediaType
 from shellwego.control.services import sources
-from shellwego.core.errors import DiskFull, InvalidField
+from shellwego.core.errors import DiskFull, InvalidField, Unavailable
 from shellwego.core.ids import SourceId, new_id
 from shellwego.kit.faults import fault_point, reach
 from shellwego.kit.files import sync_directory
@@ -128,6 +128,9 @@ async def _received(request: Request, parts: ApiParts, path: Path) -> AsyncItera
                 temporary.unlink(missing_ok=True)
                 await _hear_out(chunks)
                 raise DiskFull("storing the source") from error
+            if error.errno in {errno.EROFS, errno.EIO}:
+                await _hear_out(chunks)
+                raise Unavailable("The server's disk", f"{error.strerror}.") from error
             raise
         yield upload
         kept = upload.keep

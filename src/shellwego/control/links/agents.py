@@ -128,12 +128,12 @@ class AgentLinks:
         return link
 
     async def _register(self, node: NodeId, hello: AgentHello) -> None:
-        """Raises Unavailable, and DiskFull for a node that isn't known yet."""
+        """Raises Unavailable and DiskFull, but not where a node that is known merely can't be written down."""
         try:
             async with self._store.writing() as work:
                 await work.nodes.ensure(_node(node, hello, work.now))
                 await work.emit("node.connected", subject=node, payload={"version": hello.version})
-        except DiskFull as error:
+        except (DiskFull, Unavailable) as error:
             # What runs there can be looked at, logged in to and stopped all the same.
             async with self._store.reading() as work:
                 if await work.nodes.find(node) is None:

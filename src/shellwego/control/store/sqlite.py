@@ -127,8 +127,13 @@ def _engine(url: str, *, write: bool, wait_seconds: float) -> AsyncEngine:
 
 
 def _is_idle(connection: AsyncConnection) -> bool:
-    """Whether it can be used again: also when a rollback failed, which SQLAlchemy takes for an end."""
+    """
+    Whether it can be used again: not when a rollback failed, which SQLAlchemy takes for an end, nor when a commit did,
+    which SQLite takes for one (its disk was full, say) and SQLAlchemy doesn't.
+    """
     if connection.closed or connection.invalidated or connection.sync_connection is None:
+        return False
+    if connection.sync_connection.get_transaction() is not None:
         return False
     driver: Any = connection.sync_connection.connection.driver_connection
     return not driver.in_transaction

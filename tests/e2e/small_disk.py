@@ -1,0 +1,88 @@
+"""A real file system of its own for one cloud, that a test can fill and empty again."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.e2e.cloud import eventually
+
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class SmallDisk:
+    """ext4 on a loop device. `path` is where it is mounted."""
+
+    path: Path
+    image: Path
+
+    def fill(self, *, leave_mib: int = 0) -> None:
+        """Something takes all the room but this."""
+        self.free()
+        descriptor = os.open(self._ballast, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            os.sync()  # Blocks that are promised to others' dirty pages are not free.
+            size = 0
+            for step in (64 * _MIB, _MIB, 4096):
+                with contextlib.suppress(_NoRoom):
+                    while step <= self._free_bytes() - leave_mib * _MIB or leave_mib == 0:
+                        _take(descriptor, size, step)
+                        size += step
+        finally:
+            os.close(descriptor)
+
+    def free(self) -> None:
+        """There is room again."""
+        self._ballast.unlink(missing_ok=True)
+
+    def mount(self) -> None:
+        subprocess.run(("mount", "-o", "loop", str(self.image), str(self.path)), check=True, timeout=60)
+
+    def unmount(self) -> None:
+        # A sandbox's own mounts on it go a moment after its last process.
+        eventually("it is unmounted", lambda: subprocess.run(("umount", str(self.path)), timeout=60).returncode == 0)
+
+    def _free_bytes(self) -> int:
+        status = os.statvfs(self.path)
+        return status.f_bavail * status.f_frsize
+
+    @property
+    def _ballast(self) -> Path:
+        return self.path / "ballast"
+
+
+class _NoRoom(Exception):
+    pass
+
+
+def _take(descriptor: int, offset: int, size: int) -> None:
+    try:
+        os.posix_fallocate(descriptor, offset, size)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise _NoRoom from error
+
+
+@contextlib.contextmanager
+def small_disk(directory: Path, *, size_mib: int) -> Iterator[SmallDisk]:
+    """A disk, mounted while the block runs."""
+    image, path = directory / "disk.img", directory / "disk"
+    with image.open("wb") as file:
+        file.truncate(size_mib * _MIB)
+    # Without blocks that are kept for root: ShellWeGo is root, and would find room where others find none.
+    subprocess.run(("mkfs.ext4", "-q", "-m", "0", str(image)), check=True, timeout=60)
+    path.mkdir()
+    disk = SmallDisk(path, image)
+    disk.mount()
+    try:
+        yield disk
+    finally:
+        disk.unmount()
+        image.unlink()

@@ -1,0 +1,129 @@
+"""The disk is full: what runs is served, what can't be done says why, and it passes.
+
+One cloud on a small disk of its own, with an app of three instances that somebody uses all the time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.cloud import RunningCloud, eventually
+from tests.e2e.conftest import cloud_for_a_while
+from tests.e2e.faults import Api, Arms, Stage, Www
+from tests.e2e.small_disk import SmallDisk, small_disk
+from tests.registry import running_registry
+
+pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallDisk]:
+    with small_disk(tmp_path_factory.mktemp("small"), size_mib=2048) as disk:
+        yield disk
+
+
+@pytest.fixture(scope="module")
+def cloud(disk: SmallDisk) -> Iterator[RunningCloud]:
+    with cloud_for_a_while(RunningCloud(disk.path / "cloud", log=disk.image.with_name("up.log"))) as running:
+        yield running
+        with contextlib.suppress(OSError):
+            disk.free()
+
+
+@pytest.fixture(scope="module")
+def stage(cloud: RunningCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    directory = tmp_path_factory.mktemp("registry")
+    with running_registry(directory) as registry:
+        api = Api(cloud)
+        stage = Stage(cloud, api, Arms(tmp_path_factory.mktemp("faults")), Www(registry, directory))
+        stage.set_up()
+        yield stage
+        api.close()
+
+
+def test_too_little_room_for_what_is_asked(stage: Stage, disk: SmallDisk, tmp_path: Path) -> None:
+    """
+    A pull, an upload and a build that don't fit any more end with the cause and what to do; nothing of them is left
+    behind, nobody's app notices, and the same command works when there is room.
+    """
+    cloud = stage.cloud
+    (tmp_path / "index.html").write_text("built")
+    stage.api.create("uploaded")
+    with stage.load() as load:
+        disk.fill(leave_mib=8)
+        refused = [upload(cloud, "uploaded", 16 << 20)]
+        for name, origin in (("pulled", ("--image", stage.www.push_bytes(24 << 20))), ("built", (str(tmp_path),))):
+            said = cloud.run("deploy", *origin, "--name", name, "--memory", "64m", "--wait")
+            assert said.code != 0
+            refused.append(said.err)
+        for words in refused:
+            assert "No space left on the node's disk" in words
+            assert "Free some space" in words
+        assert [p for p in problems(cloud) if "% full" in p]
+        images, server = cloud.data / "images", cloud.data / "server"
+        for place in (images / "partial", images / "unpacking", images / "trash", server / "work"):
+            eventually(f"nothing is left in {place.name}", lambda place=place: list_of(place) == [])
+        assert [path.name for path in (server / "sources").iterdir() if path.stat().st_size > 1 << 20] == []
+        disk.free()
+        cloud.do("deploy", str(tmp_path), "--name", "built", "--memory", "64m", "--wait")
+        assert cloud.get("built").body == "built"
+    assert load.failures == []
+    for name in ("pulled", "uploaded", "built"):
+        stage.api.delete(name)
+    stage.settled()
+
+
+@pytest.mark.long
+def test_a_build_that_meets_the_end_of_the_disk(stage: Stage, disk: SmallDisk, tmp_path: Path) -> None:
+    """Its own disk is a file on the full one: it ends with the cause, and the next build finds a sound disk again."""
+    cloud = stage.cloud
+    (tmp_path / "index.html").write_text("built after all")
+    fill = "FROM debian:bookworm\nRUN head -c 1500M /dev/urandom > /fill\nCMD sleep infinity\n"
+    (tmp_path / "Dockerfile").write_text(fill)
+    with stage.load() as load:
+        disk.fill(leave_mib=700)
+        said = cloud.run("deploy", str(tmp_path), "--name", "greedy", "--memory", "64m", "--wait")
+        assert said.code != 0
+        assert "No space left on the node's disk" in said.out + said.err, said.out + said.err
+        disk.free()
+        (tmp_path / "Dockerfile").unlink()
+        cloud.do("deploy", str(tmp_path), "--name", "greedy", "--memory", "64m", "--wait")
+        assert cloud.get("greedy").body == "built after all"
+        eventually("all is well again", lambda: is_well(cloud))
+    assert load.failures == []
+    stage.api.delete("greedy")
+    stage.settled()
+
+
+def problems(cloud: RunningCloud) -> list[str]:
+    found: list[str] = cloud.json("status")["problems"]
+    return found
+
+
+def is_well(cloud: RunningCloud) -> bool:
+    assert problems(cloud) == []
+    return True
+
+
+def upload(cloud: RunningCloud, app: str, size: int) -> str:
+    """What the API answers to a source of so many bytes: once, without a client's patience."""
+    connection = http.client.HTTPConnection("127.0.0.1", cloud.api_port, timeout=60)
+    headers = {"Authorization": f"Bearer {(cloud.data / 'admin-token').read_text().strip()}"}
+    headers["Content-Type"] = "application/gzip"
+    try:
+        connection.request("POST", f"/v1/apps/{app}/sources", b"\x1f\x8b" + os.urandom(size), headers)
+        answer = connection.getresponse()
+        assert answer.status == 507
+        return answer.read().decode()
+    finally:
+        connection.close()
+
+
+def list_of(place: Path) -> list[str]:
+    return [path.name for path in place.iterdir()] if place.exists() else []
