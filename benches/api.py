@@ -48,7 +48,7 @@ async def _run(bench: Bench) -> list[Row]:
     page = f"GET /v1/apps, page of {PAGE} of {APPS:,}"
     for title, path, script, aim in (
         (page, f"/v1/apps?limit={PAGE}", None, LIST_AIM),
-        (f"{page}, after a change each time", f"/v1/apps?limit={PAGE}", anew, None),
+        (f"{page}, made anew each time", f"/v1/apps?limit={PAGE}", anew, None),
         ("POST /v1/apps", "/v1/apps", create, CREATE_AIM),
     ):
         ours, bare = _Load(api, api_pid, path, bearer, script), _Load(hello, hello_pid, "/hello")
