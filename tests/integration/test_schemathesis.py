@@ -1,8 +1,9 @@
 """
 Whatever the OpenAPI document allows, and much that it forbids, is answered as the document says, and never with a 5xx.
 
-Schemathesis reads the document and makes the calls: one by one with odd values, and in chains, where one call's answer
-names what the next is about. The same calls in each run; SHELLWEGO_SCHEMATHESIS=50 makes fifty times as many.
+Schemathesis reads the document and makes the calls. The same calls in each run; SHELLWEGO_SCHEMATHESIS=50 makes fifty
+times as many. Its chains of calls are left out: their choices hang on what earlier chains left in the cloud, which
+Hypothesis takes for a flaky test. What follows from what is `test_model.py`'s.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import hypothesis
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase
-from schemathesis import Case, GenerationMode, Response
+from schemathesis import Case, GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -74,31 +75,6 @@ async def test_every_operation_answers_as_documented_whatever_it_is_given(world:
     assert calls.total() >= 250
 
 
-async def test_chains_of_calls_answer_as_documented(world: World):
-    """What one call made, others look at, change and delete, in any order."""
-
-    def attempt(schema: Any, bearer: dict[str, str]) -> Counter[int]:
-        statuses: Counter[int] = Counter()
-
-        class Machine(schema.exclude(path=ENDLESS.partition(" ")[2]).as_state_machine()):
-            def before_call(self, case: Case) -> None:
-                tame(case)
-
-            def get_call_kwargs(self, case: Case) -> dict[str, Any]:
-                return {"headers": bearer}
-
-            def validate_response(self, response: Response, case: Case, **_: Any) -> None:
-                statuses[response.status_code] += 1
-                case.validate_response(response, checks=TOLD)
-
-        Machine.run(settings=settings(15))
-        return statuses
-
-    statuses = await on_a_socket(world, attempt)
-    assert statuses.total() >= 100
-    assert statuses[200] + statuses[201] + statuses[202] >= 15, f"the chains got nowhere: {statuses}"
-
-
 async def on_a_socket(world: World, attempt: Any) -> Any:
     """Served as in production, with a session that no call can end. Schemathesis blocks, so it has a thread."""
     world.agents.on_open = end_at_once
@@ -128,7 +104,6 @@ def tame(case: Case) -> None:
 def settings(examples: int) -> hypothesis.settings:
     return hypothesis.settings(
         max_examples=examples * TIMES,
-        stateful_step_count=10,
         derandomize=True,
         database=None,
         deadline=None,
