@@ -103,17 +103,18 @@ async def test_an_upload_that_stands_still_is_given_up(world: World, member, app
     assert files(world) == []
 
 
+@pytest.mark.parametrize("call", ["os.write", "Path.mkdir"])
 @pytest.mark.parametrize(
     ("number", "status", "code"),
     [(errno.ENOSPC, 507, "disk_full"), (errno.EROFS, 503, "unavailable"), (errno.EIO, 503, "unavailable")],
 )
 async def test_a_disk_that_takes_nothing_is_told_and_nothing_is_left(
-    world: World, member, app, monkeypatch, number, status, code
+    world: World, member, app, monkeypatch, call, number, status, code
 ):
     def refuse(*_args, **_more):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("shellwego.control.api.sources.os.write", refuse)
+    monkeypatch.setattr(f"shellwego.control.api.sources.{call}", refuse)
     answer = await member.post(app, content=b"\x1f\x8bxx", headers=GZIP)
     monkeypatch.undo()
     problem(answer, status, code)

@@ -113,12 +113,12 @@ class _Upload:
 @contextlib.asynccontextmanager
 async def _received(request: Request, parts: ApiParts, path: Path) -> AsyncIterator[_Upload]:
     """The request's body, at `path` while the block runs, and after it only if the block kept it."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     temporary = path.with_name(f".{path.name}.upload")
     upload, chunks = _Upload(), request.stream()
     kept = False
     try:
         try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             await _write(chunks, parts, temporary, upload)
             await reach(_WRITTEN)
             temporary.rename(path)
