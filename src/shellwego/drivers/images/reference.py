@@ -74,6 +74,9 @@ def parse_reference(text: str) -> Reference:
         registry = DOCKER_HUB
     if registry == DOCKER_HUB and "/" not in repository:
         repository = f"library/{repository}"
+    registry = registry.lower()
+    if not _looks_like_host(registry):  # `A/app`, for Docker a host: in lower case it would be an account of the hub.
+        raise ImageRefused(text, f"{registry!r} is no registry: name its port as well. Repository names are lower case.")
     host = _HOST.fullmatch(registry)
     if host is None or int(host["port"] or 1) not in range(1, 65536):
         raise ImageRefused(text, f"{registry!r} is no host name with an optional port.")
@@ -81,14 +84,17 @@ def parse_reference(text: str) -> Reference:
         hint = " Repository names are lower case." if repository != repository.lower() else ""
         raise ImageRefused(text, f"{repository!r} is no repository name.{hint}")
     if digest:
-        return Reference(registry.lower(), repository, "", digest)
-    return Reference(registry.lower(), repository, tag or "latest")
+        return Reference(registry, repository, "", digest)
+    return Reference(registry, repository, tag or "latest")
 
 
 def _split_registry(text: str) -> tuple[str, str]:
     first, slash, rest = text.partition("/")
-    looks_like_host = "." in first or ":" in first or first == "localhost" or first != first.lower()
-    return (first, rest) if slash and looks_like_host else ("", text)
+    return (first, rest) if slash and (_looks_like_host(first) or first != first.lower()) else ("", text)
+
+
+def _looks_like_host(first: str) -> bool:
+    return "." in first or ":" in first or first == "localhost"
 
 
 def _split_tag(repository: str) -> tuple[str, str | None]:
