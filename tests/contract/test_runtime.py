@@ -317,7 +317,7 @@ class TestLogs:
 
     async def test_a_flood_while_nobody_rotates_does_not_fill_the_disk(self, real: World) -> None:
         real.driver._log_limit_mib = 1  # type: ignore[union-attr]
-        workload = real.script("dd if=/dev/zero bs=1M count=20 | tr '\\0' '\\n'; echo the end; sleep 1000")
+        workload = real.script("dd if=/dev/zero bs=1M count=2 | tr '\\0' '\\n'; echo the end; sleep 1000")
         await real.driver.ensure_running(workload)
         await until(lambda: "the end" in workload.log_path.read_text(), within_seconds=120)
         assert workload.log_path.stat().st_size <= 1 << 20
