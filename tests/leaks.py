@@ -49,8 +49,7 @@ def _processes(short: str, data: Path | None) -> list[str]:
             command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
-        mine = "pytest" in command
-        if not mine and (short in command or (data is not None and str(data) in command)):
+        if short in command or (data is not None and str(data) in command):
             found.append(f"process {entry.name} {command[:160]}")
     return found
 
