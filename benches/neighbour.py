@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 from benches.measure import median, until
 from benches.results import Row, ms
@@ -78,9 +79,14 @@ async def _p99(cloud: CloudUnderTest) -> float:
     """Of a Node app under a light load."""
 
     def measure() -> float:
+        # Visitors have machines of their own: these few must not be what a hog on this one slows down.
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
         target = Target("127.0.0.1", cloud.running.http_port, "/", {"Host": f"built-node.{DOMAIN}"})
-        with constant_load(target, clients=2) as load:
-            load.stop.wait(SECONDS)
+        try:
+            with constant_load(target, clients=2) as load:
+                load.stop.wait(SECONDS)
+        finally:
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
         if load.failures:
             raise RuntimeError(f"{len(load.failures)} requests failed: {load.failures[0]}")
         return load.p99_seconds
