@@ -76,7 +76,9 @@ def parse_reference(text: str) -> Reference:
         repository = f"library/{repository}"
     registry = registry.lower()
     if not _looks_like_host(registry):  # `A/app`, for Docker a host: in lower case it would be an account of the hub.
-        raise ImageRefused(text, f"{registry!r} is no registry: name its port as well. Repository names are lower case.")
+        raise ImageRefused(
+            text, f"{registry!r} is no registry: name its port as well. Repository names are lower case."
+        )
     host = _HOST.fullmatch(registry)
     if host is None or int(host["port"] or 1) not in range(1, 65536):
         raise ImageRefused(text, f"{registry!r} is no host name with an optional port.")
