@@ -111,7 +111,7 @@ class Collector:
         for blob in self._blobs.blobs.iterdir():
             if not blob.name.startswith(".") and f"sha256:{blob.name}" not in needs.blobs:
                 self.discard(blob)
-        for directory in (self._blobs.blobs, self._records.images, self._records.names):
+        for directory in (self._blobs.blobs, self._records.images, self._records.names, self._unsettled.markers):
             for unfinished in directory.glob(".*"):
                 self._discard_old(unfinished)  # What replace_file leaves when it is killed.
         for rootfs in self._rootfs.iterdir():
@@ -121,7 +121,7 @@ class Collector:
             with self._unlocked(self.rootfs_lock(unpacking.name.partition(".")[0])) as is_free:
                 if is_free:
                     self.discard(unpacking)
-        for marker in self._unsettled.markers.iterdir():
+        for marker in self._unsettled.markers.glob("[!.]*"):
             with self._unlocked(self.rootfs_lock(marker.name)) as is_free:
                 if is_free and not (self._rootfs / marker.name).exists():
                     self.discard(marker)

@@ -159,6 +159,17 @@ async def test_many_at_once_in_one_process(
     assert_sound(tmp_path / "store")
 
 
+async def test_a_marker_that_is_being_written_is_left_alone(store: DirectoryImageStore, tmp_path: Path) -> None:
+    """Somebody's unpacking would fail because somebody else cleaned up in that millisecond."""
+    torn = tmp_path / "store/unsettled" / f".{'a' * 64}.1.new"
+    torn.write_bytes(b"x")
+    await store.collect_garbage([])
+    assert torn.exists()
+    os.utime(torn, (time.time() - 7200,) * 2)
+    await store.collect_garbage([])
+    assert not torn.exists()
+
+
 async def test_an_old_leftover_goes_and_a_new_one_may_be_taken_up(store: DirectoryImageStore, tmp_path: Path) -> None:
     """What a killed process left half-written must not stay for ever."""
     old, new = (tmp_path / "store/partial" / (letter * 64) for letter in "ab")
