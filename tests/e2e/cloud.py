@@ -219,3 +219,14 @@ def instance_in(line: str) -> str | None:
     """The instance that a line of the inventory belongs to, if it belongs to one."""
     found = re.search(r"(?:ins_|swg-[a-z2-7]{8}-)([a-z2-7]{20})(?![a-z2-7])", line)
     return found[1] if found else None
+
+
+def problems(cloud: RunningCloud) -> list[str]:
+    """What `status` tells the operator is wrong."""
+    found: list[str] = cloud.json("status")["problems"]
+    return found
+
+
+def is_well(cloud: RunningCloud) -> bool:
+    assert problems(cloud) == []
+    return True

@@ -22,7 +22,7 @@ import pytest
 
 from shellwego.core.deployments import DeploymentState
 from shellwego.kit.load import Load, Target, constant_load
-from tests.e2e.cloud import RunningCloud, eventually
+from tests.e2e.cloud import RunningCloud, eventually, is_well, problems
 from tests.e2e.conftest import cloud_for_a_while
 from tests.e2e.faults import Api, Arms, Stage, Www, small
 from tests.e2e.power import cut_the_power
@@ -148,16 +148,6 @@ def visitors(cloud: RunningCloud, app: str) -> Iterator[Load]:
     target = Target("127.0.0.1", cloud.http_port, "/", {"Host": f"{app}.{cloud.domain}"})
     with constant_load(target, clients=2, pause_seconds=0.1) as load:
         yield load
-
-
-def problems(cloud: RunningCloud) -> list[str]:
-    found: list[str] = cloud.json("status")["problems"]
-    return found
-
-
-def is_well(cloud: RunningCloud) -> bool:
-    assert problems(cloud) == []
-    return True
 
 
 def states(stage: Stage) -> list[str]:

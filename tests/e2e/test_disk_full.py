@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.cloud import RunningCloud, eventually
+from tests.e2e.cloud import RunningCloud, eventually, is_well, problems
 from tests.e2e.conftest import cloud_for_a_while
 from tests.e2e.faults import Api, Arms, Stage, Www
 from tests.e2e.small_disk import SmallDisk, small_disk
@@ -99,16 +99,6 @@ def test_a_build_that_meets_the_end_of_the_disk(stage: Stage, disk: SmallDisk, t
     assert load.failures == []
     stage.api.delete("greedy")
     stage.settled()
-
-
-def problems(cloud: RunningCloud) -> list[str]:
-    found: list[str] = cloud.json("status")["problems"]
-    return found
-
-
-def is_well(cloud: RunningCloud) -> bool:
-    assert problems(cloud) == []
-    return True
 
 
 def upload(cloud: RunningCloud, app: str, size: int) -> str:

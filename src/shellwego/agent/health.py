@@ -129,8 +129,9 @@ class HealthMonitor:
             if spec.kind == "tcp" and not healthy:
                 # Some servers listen before they load the app (gunicorn does): a port that is open proves little. One
                 # that answers proves that the app is loaded, one that stays open that it didn't end right after.
-                is_new, listening_since = listening_since is None, None if problem else listening_since or loop.time()
-                answers = listening_since is not None and is_new and await self._answers(target)
+                is_new = listening_since is None
+                listening_since = None if problem else listening_since or loop.time()
+                answers = not problem and is_new and await self._answers(target)
                 if listening_since is not None and not answers and loop.time() - listening_since < ALIVE_SECONDS:
                     self._words[target.id] = f"port {target.port} is open; waiting to see that it stays so"
                     await asyncio.sleep(_first_rhythm(target, loop.time() - began))

@@ -52,12 +52,12 @@ _LONGEST_WAIT_SECONDS = 1.0
 """An attempt costs next to nothing, and until one succeeds nothing new is begun on this node."""
 _REFUSED_WAIT_SECONDS = 15.0
 REPORT_GAP_SECONDS = 0.02
+"""Changes that come together go out together."""
 REPORT_GAP_PER_INSTANCE_SECONDS = 0.0005
 """
 A report is whole, so it costs the server as much as there are instances, whatever changed. A thousand of them that
 crash again and again may be told of twice a second; of three, each change is told at once.
 """
-"""Changes that come together go out together."""
 _MOST_STREAMS = 256
 
 OnAssignment = Callable[[Assignment, bool], Awaitable[None]]

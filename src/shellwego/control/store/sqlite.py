@@ -48,20 +48,17 @@ class Connections:
 
     def __init__(self, url: str, *, count: int, write: bool, wait_seconds: float) -> None:
         self._engine = _engine(url, write=write, wait_seconds=wait_seconds)
-        self._write, self._wait_seconds = write, wait_seconds
+        self._wait_seconds = wait_seconds
         self._turns = asyncio.Semaphore(count)
         self._free: list[AsyncConnection] = []
 
     async def take(self) -> AsyncConnection:
         """One of them, in a transaction. Raises exc.TimeoutError when none comes free in time."""
-        if self._turns.locked():
-            try:
-                async with asyncio.timeout(self._wait_seconds):
-                    await self._turns.acquire()
-            except TimeoutError as error:
-                raise exc.TimeoutError("all are in use") from error
-        else:
-            await self._turns.acquire()
+        try:
+            async with asyncio.timeout(self._wait_seconds):
+                await self._turns.acquire()
+        except TimeoutError as error:
+            raise exc.TimeoutError("all are in use") from error
         try:
             connection = self._free.pop() if self._free else await self._engine.connect()
         except BaseException:
