@@ -13,6 +13,9 @@ from ipaddress import IPv4Address, IPv4Network
 
 from shellwego.core.errors import InvalidField
 
+METADATA = ("100.100.100.200", "168.63.129.16", "169.254.0.0/16", "192.0.0.192")
+"""Where Alibaba, Azure, most others and Oracle keep a machine's credentials."""
+
 _CLOSED = tuple(
     IPv4Network(text) for text in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/4", "240.0.0.0/4")
 )

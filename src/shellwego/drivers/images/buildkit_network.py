@@ -12,7 +12,7 @@ import ipaddress
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from shellwego.core.networks import AllowedNetwork
+from shellwego.core.networks import METADATA, AllowedNetwork
 from shellwego.kit.commands import Command
 
 RESOLVER = "10.0.2.3"
@@ -34,9 +34,6 @@ _NEVER = (
     "224.0.0.0/4",
     "240.0.0.0/4",
 )
-
-
-_METADATA = ("100.100.100.200", "168.63.129.16", "169.254.0.0/16", "192.0.0.192")
 
 
 def namespace_add(name: str) -> Command:
@@ -81,10 +78,9 @@ def filter_rules(host: Iterable[str], reachable: Collection[AllowedNetwork] = ()
     `reachable` are networks that the operator lets builds reach nevertheless (a mirror in their own network, say); the
     host in them only where it is named by its address alone.
     """
-    own = [ipaddress.ip_address(text) for text in host]
-    denied = sorted({*_NEVER, *(f"{address}/32" for address in own if address.version == 4)})
-    closed = [f"{address}/32" for address in own if address.version == 4]
-    itself = [f"    ip daddr {{ {', '.join(closed)} }} reject with icmp admin-prohibited"] if closed else []
+    own = [f"{address}/32" for address in map(ipaddress.ip_address, host) if address.version == 4]
+    denied = sorted({*_NEVER, *own})
+    itself = [f"    ip daddr {{ {', '.join(own)} }} reject with icmp admin-prohibited"] if own else []
     lines = [
         "add table inet shellwego_build",
         "delete table inet shellwego_build",
@@ -97,7 +93,7 @@ def filter_rules(host: Iterable[str], reachable: Collection[AllowedNetwork] = ()
         "    type filter hook output priority 0; policy accept;",
         '    oifname "lo" accept',
         f"    ip daddr {RESOLVER} meta l4proto {{ tcp, udp }} th dport 53 accept",
-        f"    ip daddr {{ {', '.join(_METADATA)} }} reject with icmp admin-prohibited",
+        f"    ip daddr {{ {', '.join(METADATA)} }} reject with icmp admin-prohibited",
         *(_accepting(entry) for entry in reachable if entry.is_one_address),
         *(itself if reachable else ()),
         *(_accepting(entry) for entry in reachable if not entry.is_one_address),

@@ -121,7 +121,7 @@ class Config:
     @property
     def chains(self) -> tuple[str, ...]:
         """The chain of the first n layers at place n, up to that of them all."""
-        return tuple(chain_id(self.diff_ids[:count]) for count in range(len(self.diff_ids) + 1))
+        return chain_ids(self.diff_ids)
 
 
 def digest_of(content: bytes) -> str:
@@ -130,10 +130,15 @@ def digest_of(content: bytes) -> str:
 
 def chain_id(diff_ids: Sequence[str]) -> str:
     """OCI image-spec, config.md, "Layer ChainID", as hex. An image without layers has the digest of nothing."""
-    chain = ""
-    for diff_id in diff_ids:
-        chain = digest_of(f"{chain} {diff_id}".encode()) if chain else diff_id
-    return (chain or digest_of(b"")).removeprefix("sha256:")
+    return chain_ids(diff_ids)[-1]
+
+
+def chain_ids(diff_ids: Sequence[str]) -> tuple[str, ...]:
+    """That of the first n layers at place n."""
+    chains = [digest_of(b"")]
+    for count, diff_id in enumerate(diff_ids):
+        chains.append(digest_of(f"{chains[-1]} {diff_id}".encode()) if count else diff_id)
+    return tuple(chain.removeprefix("sha256:") for chain in chains)
 
 
 def parse_manifest(name: str, content: bytes, media_type: str, limits: ImageLimits) -> Manifest | Index:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, collapse_addresses, summarize_address_range
 from pathlib import Path
 
-from shellwego.core.networks import AllowedNetwork
+from shellwego.core.networks import METADATA, AllowedNetwork
 from shellwego.drivers.network.names import BRIDGE, TAP, mac_of
 from shellwego.drivers.network.pool import gateway_of
 from shellwego.kit.commands import Command
@@ -24,9 +24,6 @@ from shellwego.kit.commands import Command
 TABLE = "shellwego"
 RESOLVER = IPv4Address("10.0.2.3")
 """slirp4netns answers DNS there with the host's own resolver."""
-
-METADATA = ("100.100.100.200", "168.63.129.16", "169.254.0.0/16", "192.0.0.192")
-"""Where Alibaba, Azure, most others and Oracle keep a machine's credentials."""
 
 NEVER_OUTSIDE = tuple(
     IPv4Network(text)
