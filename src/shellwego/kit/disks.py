@@ -7,10 +7,13 @@ Linux 6.15 (ext4 calls it `emergency_ro` in /proc/self/mountinfo).
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""What the kernel says when a disk, its inodes or a quota are used up."""
 _STOPPED = frozenset({"ro", "emergency_ro", "shutdown"})
 
 

@@ -27,6 +27,7 @@ from shellwego.core.errors import Conflict, ShellWeGoError
 from shellwego.core.networks import parse_allowed_network
 from shellwego.core.quantities import parse_size_mib
 from shellwego.drivers.images.addresses import is_loopback_name
+from shellwego.kit.disks import FULL
 from shellwego.kit.files import take_lock
 from shellwego.observability.logs import set_up_logging
 from shellwego.processes.authorities import ensure_authorities
@@ -42,7 +43,7 @@ log = structlog.get_logger()
 
 DEFAULT_DATA = Path("/var/lib/shellwego")
 READY_SECONDS = 120.0
-DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
+DISK_ERRORS = FULL | {errno.EROFS, errno.EIO}
 """What is the disk's trouble and no bug of ours."""
 
 DataDir = Annotated[
@@ -186,7 +187,7 @@ async def _run(cloud: Cloud, engines: Engines) -> int:
         longest_wait_seconds=float(os.environ.get("SHELLWEGO_LONGEST_RESTART_SECONDS", "10")),
     )
     # Before the server starts: it ends every build that it didn't start itself.
-    preparing = asyncio.ensure_future(ensure_base_images(cloud, engines, say=lambda line: _say(line)))
+    preparing = asyncio.ensure_future(ensure_base_images(cloud, engines, say=_say))
     giving_up = asyncio.ensure_future(stop.wait())
     await asyncio.wait({preparing, giving_up}, return_when=asyncio.FIRST_COMPLETED)
     giving_up.cancel()

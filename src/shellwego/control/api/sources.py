@@ -31,6 +31,7 @@ from shellwego.control.api.problems import TooSlow, UnsupportedMediaType
 from shellwego.control.services import sources
 from shellwego.core.errors import DiskFull, InvalidField, Unavailable
 from shellwego.core.ids import SourceId, new_id
+from shellwego.kit.disks import FULL
 from shellwego.kit.faults import fault_point, reach
 from shellwego.kit.files import sync_directory
 from shellwego.protocol import public
@@ -124,7 +125,7 @@ async def _received(request: Request, parts: ApiParts, path: Path) -> AsyncItera
             temporary.rename(path)
             sync_directory(path.parent)
         except OSError as error:
-            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            if error.errno in FULL:
                 temporary.unlink(missing_ok=True)
                 await _hear_out(chunks)
                 raise DiskFull("storing the source") from error

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import fnmatch
 import shlex
 import shutil
@@ -41,6 +40,7 @@ from shellwego.core.ids import DeploymentId
 from shellwego.drivers.images.port import Builder, BuildLimits, BuildRequest, Credentials, ImageStore, Resolved
 from shellwego.drivers.images.source_files import read_source_files
 from shellwego.drivers.kms.port import Kms
+from shellwego.kit.disks import FULL
 from shellwego.kit.faults import fault_point, reach
 
 log = structlog.get_logger()
@@ -127,7 +127,7 @@ class BuildsController:
             await self._fail(deployment, error)
         except OSError as error:
             log.warning("build.files_failed", deployment=deployment.id, error=repr(error))
-            full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+            full = error.errno in FULL
             await self._fail(
                 deployment,
                 DiskFull("preparing a build")

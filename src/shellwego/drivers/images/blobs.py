@@ -20,7 +20,7 @@ from shellwego.core.errors import DiskFull
 from shellwego.drivers.images.locks import locked
 from shellwego.drivers.images.manifest import Descriptor, digest_of
 from shellwego.drivers.images.threads import in_thread
-from shellwego.drivers.images.unpacker import FULL
+from shellwego.kit.disks import FULL
 from shellwego.kit.faults import fault_point, reach
 from shellwego.kit.files import replace_file, sync_directory
 

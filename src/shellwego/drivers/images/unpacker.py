@@ -22,10 +22,8 @@ from shellwego.drivers.images.extract import Extractor
 from shellwego.drivers.images.limits import ImageLimits
 from shellwego.drivers.images.manifest import Compression
 from shellwego.drivers.images.streams import LayerStream, Refused
+from shellwego.kit.disks import FULL
 from shellwego.kit.processes import die_with_parent
-
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-"""What the kernel says when a disk, its inodes or a quota are used up."""
 
 _UNLINKABLE = frozenset({errno.EMLINK, errno.EPERM, errno.EOPNOTSUPP, errno.EXDEV})
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import json
 import os
 import resource
@@ -41,6 +40,7 @@ from shellwego.drivers.runtime.processes import (
 )
 from shellwego.drivers.runtime.users import find_user
 from shellwego.kit.commands import Command, CommandFailed, run_command
+from shellwego.kit.disks import FULL
 from shellwego.kit.faults import fault_point, reach
 
 FOLDER_MADE = fault_point("runtime.start.folder_made")
@@ -451,7 +451,7 @@ def _translate(error: Exception) -> Exception:
         if "No space left" in error.stderr:
             return DiskFull("starting an instance")
         return StartFailed(f"The sandbox could not be started: {error.stderr or error}")
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in FULL:
         return DiskFull("starting an instance")
     if isinstance(error, OSError):
         return StartFailed(f"The sandbox could not be prepared: {error}")
