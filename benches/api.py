@@ -11,7 +11,8 @@ from pathlib import Path
 from benches.measure import Side, alternate, cpu_seconds, first_200, median, until, wrk
 from benches.peers import LOAD_CPU, PROXY_CPU
 from benches.results import Row
-from benches.world import Bench, api_environment, free_ports
+from benches.world import Bench, api_environment
+from shellwego.kit.ports import free_ports
 
 APPS, PAGE = 10_000, 50
 LIST_AIM, CREATE_AIM = 0.5, 0.15

@@ -13,8 +13,9 @@ from pathlib import Path
 from benches.measure import until
 from benches.peers import PROXY_CPU
 from benches.routes_server import RoutesServer, a_routes_server
-from benches.world import DOMAIN, Bench, end, free_ports
+from benches.world import DOMAIN, Bench, end
 from shellwego.edge.haproxy import HAProxy
+from shellwego.kit.ports import free_ports
 from shellwego.processes.edge import EdgeOptions, stop_proxy
 
 

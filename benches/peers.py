@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Protocol
 
 from benches.measure import children
-from benches.world import DOMAIN, Bench, free_ports
+from benches.world import DOMAIN, Bench
+from shellwego.kit.ports import free_ports
 
 PROXY_CPU, LOAD_CPU = 0, 1
 BODY_BYTES = 1024

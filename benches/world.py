@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.cloud import RunningCloud, free_port
+from tests.e2e.cloud import RunningCloud
 
 from benches.measure import first_200
 
@@ -169,13 +169,6 @@ def _remove(running: RunningCloud) -> None:
         removed = running.run("uninstall", "--data-dir", str(running.data), "--yes", token="none", timeout=180)
         if removed.code != 0:
             print(f"  uninstall failed: {removed.err}", flush=True)
-
-
-def free_ports(count: int) -> list[int]:
-    found: set[int] = set()
-    while len(found) < count:
-        found.add(free_port())
-    return sorted(found)
 
 
 def api_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -8,7 +8,6 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import ssl
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from tests.engines import engine
 
 from shellwego.edge.haproxy import HAProxy
 from shellwego.edge.socket import RuntimeSocket
+from shellwego.kit.ports import free_ports
 from shellwego.processes.edge import EdgeOptions, stop_proxy
 from shellwego.protocol.channel import Channel, ChannelClosed
 from shellwego.protocol.messages import (
@@ -46,13 +46,6 @@ async def until(fact: Callable[[], object], what: str) -> None:
                 await asyncio.sleep(0.01)
     except TimeoutError:
         raise AssertionError(f"never happened: {what}") from None
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @dataclass
@@ -171,13 +164,14 @@ class World:
     def __init__(self, directory: Path) -> None:
         self.name = f"swg-test-{secrets.token_hex(3)}"
         self.domain = "localhost"
+        http_port, https_port = free_ports(2)
         self.options = EdgeOptions(
             data_dir=directory / "data",
             run_dir=directory / "run",
             domain=self.domain,
             address="127.0.0.1",
-            http_port=free_port(),
-            https_port=free_port(),
+            http_port=http_port,
+            https_port=https_port,
             namespace=Path("/run/netns") / self.name,
             haproxy=engine("haproxy"),
         )

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,15 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from shellwego.kit.load import Load, Target, constant_load
+from shellwego.kit.ports import free_ports
 from shellwego.kit.processes import start_time
 
 PATIENCE_SECONDS = 120.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def eventually(what: str, fact: Callable[[], Any], *, seconds: float = PATIENCE_SECONDS) -> Any:
@@ -68,17 +62,19 @@ class Said:
 class RunningCloud:
     data: Path
     domain: str = "localhost"
-    api_port: int = field(default_factory=free_port)
-    http_port: int = field(default_factory=free_port)
-    https_port: int = field(default_factory=free_port)
+    api_port: int = field(default_factory=lambda: free_ports(1)[0])
+    http_port: int = field(default_factory=lambda: free_ports(1)[0])
+    https_port: int = field(default_factory=lambda: free_ports(1)[0])
     options: tuple[str, ...] = ()
+    env: dict[str, str] = field(default_factory=dict)
+    """What `up` finds in its environment besides our own."""
     log: Path | None = None
     """What `up` says; beside the data unless another place is given."""
     process: subprocess.Popen[bytes] | None = None
 
     # --- the operator ---------------------------------------------------------------------------------------------
 
-    def start(self, *, env: dict[str, str] | None = None) -> None:
+    def start(self) -> None:
         log = self.up_log.open("ab")
         self.process = subprocess.Popen(
             (
@@ -91,7 +87,7 @@ class RunningCloud:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env={**os.environ, **(env or {})},
+            env={**os.environ, **self.env},
             start_new_session=True,
         )
         log.close()

@@ -23,10 +23,10 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCloud]:
 
 
 @contextlib.contextmanager
-def cloud_for_a_while(running: RunningCloud, *, env: dict[str, str] | None = None) -> Iterator[RunningCloud]:
+def cloud_for_a_while(running: RunningCloud) -> Iterator[RunningCloud]:
     """Starts it; Ctrl-C and uninstall at the end, then nothing may be left."""
     before = host_network()
-    running.start(env=env)
+    running.start()
     short = running.short
     try:
         yield running
@@ -45,6 +45,8 @@ def cloud_for_a_while(running: RunningCloud, *, env: dict[str, str] | None = Non
 @pytest.fixture(autouse=True)
 def no_orphans(cloud: RunningCloud) -> Iterator[None]:
     """After every test: no sandbox, namespace, address, mount or cgroup beyond the instances that should run."""
+    if cloud.process is None or cloud.process.poll() is not None:
+        cloud.start()  # One that a test left dead would fail all that come after, and the test's own second try.
     yield
     if cloud.process is None:
         return

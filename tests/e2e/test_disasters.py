@@ -45,7 +45,7 @@ def env(arms: Arms) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def cloud(tmp_path_factory: pytest.TempPathFactory, env: dict[str, str]) -> Iterator[RunningCloud]:
-    with cloud_for_a_while(RunningCloud(tmp_path_factory.mktemp("e2e") / "cloud"), env=env) as running:
+    with cloud_for_a_while(RunningCloud(tmp_path_factory.mktemp("e2e") / "cloud", env=env)) as running:
         yield running
 
 
@@ -78,8 +78,8 @@ def on_stage(cloud: RunningCloud, arms: Arms, www: Www) -> Iterator[Stage]:
 class Shelf:
     """Databases that are not in use, each a folder with the files of SQLite."""
 
-    def __init__(self, cloud: RunningCloud, directory: Path, env: dict[str, str]) -> None:
-        self._cloud, self._directory, self._env = cloud, directory, env
+    def __init__(self, cloud: RunningCloud, directory: Path) -> None:
+        self._cloud, self._directory = cloud, directory
 
     def copy_now(self, name: str) -> None:
         """As docs/how-to/back-up-and-restore.md says, while everything runs."""
@@ -98,15 +98,15 @@ class Shelf:
             path.rename(self._directory / away / path.name)
         for path in (self._directory / back).iterdir() if back else ():
             shutil.copy2(path, self._cloud.data / "server" / path.name)
-        self._cloud.start(env=self._env)
+        self._cloud.start()
 
 
-def test_a_server_with_another_database(stage: Stage, tmp_path: Path, env: dict[str, str]) -> None:
+def test_a_server_with_another_database(stage: Stage, tmp_path: Path) -> None:
     """
     Last week's database, then none, then the right one again: no request of any app fails meanwhile, nothing is
     removed, the operator is told what to do, and in the end all is as it was.
     """
-    cloud, shelf = stage.cloud, Shelf(stage.cloud, tmp_path, env)
+    cloud, shelf = stage.cloud, Shelf(stage.cloud, tmp_path)
     shelf.copy_now("older")
     stage.deploy()
     stage.api.create("newcomer")
@@ -164,7 +164,7 @@ def monitors(cloud: RunningCloud) -> set[str]:
 
 
 @pytest.mark.parametrize("moment", ["at rest", "in the middle of a deploy"])
-def test_the_machine_reboots(stage: Stage, env: dict[str, str], moment: str) -> None:
+def test_the_machine_reboots(stage: Stage, moment: str) -> None:
     """
     Every process, namespace, mount and group is gone at once, the disk stays: `up` brings all apps back by itself, in
     the version that they had, a deployment that was under way comes to its end, and nothing is there twice.
@@ -180,7 +180,7 @@ def test_the_machine_reboots(stage: Stage, env: dict[str, str], moment: str) -> 
         eventually("a start is under way", lambda: stage.arms.is_taken("agent.start.attached"))
     cut_the_power(cloud)
     assert inventory(cloud.short, cloud.data) == []
-    cloud.start(env=env)
+    cloud.start()
     eventually("the app answers", lambda: cloud.get(stage.app).status == 200)
     if deployment is not None:
         ended = stage.api.until_ended(stage.app, deployment)
@@ -326,8 +326,8 @@ def test_the_clock_jumps(cloud: RunningCloud, arms: Arms, registry: Registry, tm
         "FAKETIME_NO_CACHE": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
-    mine = RunningCloud(tmp_path / "cloud")
-    with cloud_for_a_while(mine, env=env), on_stage(mine, arms, Www(registry, tmp_path)) as stage:
+    mine = RunningCloud(tmp_path / "cloud", env=env)
+    with cloud_for_a_while(mine), on_stage(mine, arms, Www(registry, tmp_path)) as stage:
         for offset in ("+1h", "-1h", "+1d", "-1d", "+0"):
             before = {i.id: (i.started_at, i.restarts) for i in stage.settled()}
             with stage.load() as load:

@@ -41,7 +41,7 @@ def env(arms: Arms) -> dict[str, str]:
 def cloud(tmp_path_factory: pytest.TempPathFactory, arms: Arms, env: dict[str, str]) -> Iterator[RunningCloud]:
     """A cloud whose very first start dies at each of its points."""
     arms.arm("exit", *points_of("start"))
-    with cloud_for_a_while(RunningCloud(tmp_path_factory.mktemp("e2e") / "cloud"), env=env) as running:
+    with cloud_for_a_while(RunningCloud(tmp_path_factory.mktemp("e2e") / "cloud", env=env)) as running:
         yield running
 
 
@@ -133,18 +133,18 @@ def test_the_proxy_killed_at_every_step_of_a_route_change(stage: Stage) -> None:
 
 
 @pytest.mark.long
-def test_killed_at_every_step_of_its_end(stage: Stage, env: dict[str, str]) -> None:
+def test_killed_at_every_step_of_its_end(stage: Stage) -> None:
     """Ctrl-C, cut off again and again: what is left is ended by the next try, and all comes back afterwards."""
     cloud, points = stage.cloud, points_of("down")
     stage.arms.arm("exit", *points)
     assert cloud.stop() == 137
     for _ in points:
-        said = cloud.run("down", "--data-dir", str(cloud.data), token="none", env=env)
+        said = cloud.run("down", "--data-dir", str(cloud.data), token="none", env=cloud.env)
         if said.code == 0:
             break
     assert said.code == 0, said.err
     assert stage.arms.disarm() == set()
     assert inventory(cloud.short, cloud.data) == []
-    cloud.start(env=env)
+    cloud.start()
     eventually("the app answers again", lambda: cloud.get(stage.app).body == stage.page)
     stage.settled()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import secrets
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from threading import Thread
 import pytest
 
 from shellwego.agent.logs import LogLimits
-from tests.e2e.cloud import RunningCloud, eventually, free_port
+from tests.e2e.cloud import RunningCloud, eventually
 from tests.e2e.inside import (
     DISK_MIB,
     PIDS,
@@ -152,7 +153,7 @@ def test_sockets_of_the_host_are_not_there(
 ) -> None:
     """Neither the platform's own, nor one of the host's without a name in the file system."""
     run = Path("/run/shellwego", cloud.short)
-    abstract = f"@shellwego-test-{free_port()}"
+    abstract = f"@shellwego-test-{secrets.token_hex(4)}"
     ears.listen_unix("an abstract name", "\0" + abstract[1:])
     with socket.socket(socket.AF_UNIX) as client:
         client.connect("\0" + abstract[1:])

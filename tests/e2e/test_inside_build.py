@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import json
 import os
+import secrets
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from shellwego.control.controllers.builds import ATTEMPTS
-from tests.e2e.cloud import PATIENCE_SECONDS, RunningCloud, eventually, free_port, shellwego
+from tests.e2e.cloud import PATIENCE_SECONDS, RunningCloud, eventually, shellwego
 from tests.e2e.conftest import cloud_for_a_while
 from tests.e2e.inside import SOURCE, Ears, Findings, call_api, data_plane, host_addresses, knock, unnoticed
 from tests.images import busybox_layout
@@ -139,7 +140,7 @@ def findings(
     assert knock("127.0.0.1", ports["loopback"])
     assert all(knock(address, ports["host"]) for address in host_addresses())
     assert knock("127.0.0.1", ports["data plane"], namespace=data_plane(cloud))
-    abstract = f"@shellwego-test-{free_port()}"
+    abstract = f"@shellwego-test-{secrets.token_hex(4)}"
     ears.listen_unix("an abstract name", "\0" + abstract[1:])
     ears.heard.clear()
 

@@ -6,11 +6,12 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 from pathlib import Path
+
+from shellwego.kit.ports import free_ports
 
 BIN = Path("/usr/lib/postgresql/15/bin")
 START_SECONDS = 60
@@ -21,7 +22,7 @@ class Postgres:
 
     def __init__(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="swg-pg-"))
-        self.port = _free_port()
+        [self.port] = free_ports(1)
         self._process: subprocess.Popen[bytes] | None = None
         user = "postgres" if _exists("postgres") else "nobody"
         self._account = pwd.getpwnam(user)
@@ -97,12 +98,6 @@ class Postgres:
             return [program]
         ids = (f"--reuid={self._account.pw_uid}", f"--regid={self._account.pw_gid}")
         return ["setpriv", *ids, "--clear-groups", program]
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _exists(user: str) -> bool:

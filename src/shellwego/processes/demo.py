@@ -12,7 +12,6 @@ import http.client
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from pathlib import Path
 import typer
 
 from shellwego.kit.load import Target, constant_load
+from shellwego.kit.ports import free_ports
 from shellwego.processes.cloud import RUNTIME_ROOT, load_cloud
 from shellwego.processes.up import need_root
 
@@ -83,7 +83,7 @@ def main() -> None:
     began = time.monotonic()
     examples = Path.cwd() / "examples"
     with tempfile.TemporaryDirectory(prefix="shellwego-demo-") as directory:
-        api_port, http_port, https_port = _free_ports(3)
+        api_port, http_port, https_port = free_ports(3)
         demo = Demo(Path(directory) / "cloud", examples, api_port, http_port, https_port)
         try:
             with _cloud(demo):
@@ -199,14 +199,6 @@ def _timed(act: object) -> float:
     assert callable(act)
     act()
     return time.monotonic() - began
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as sockets:
-        probes = [sockets.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def _say(text: str) -> None:

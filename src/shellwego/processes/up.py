@@ -29,10 +29,11 @@ from shellwego.core.quantities import parse_size_mib
 from shellwego.drivers.images.addresses import is_loopback_name
 from shellwego.kit.disks import FULL
 from shellwego.kit.files import take_lock
+from shellwego.kit.ports import outgoing_ports
 from shellwego.observability.logs import set_up_logging
 from shellwego.processes.authorities import ensure_authorities
 from shellwego.processes.base_images import ensure_base_images
-from shellwego.processes.cloud import Cloud, ensure_cloud, load_cloud
+from shellwego.processes.cloud import Cloud, Identity, ensure_cloud, load_cloud
 from shellwego.processes.edge import proxy_runs
 from shellwego.processes.engines_found import Engines, find_engines
 from shellwego.processes.node_parts import edge_options
@@ -196,6 +197,8 @@ async def _run(cloud: Cloud, engines: Engines) -> int:
         await asyncio.wait({preparing})
         return 0
     preparing.result()
+    for warning in ports_at_risk(cloud.identity, outgoing_ports()):
+        _say(warning)
     _say(f"Starting the cloud in {cloud.data} ...")
     came_up = False
     async with asyncio.TaskGroup() as tasks:
@@ -341,6 +344,21 @@ def check_ports(cloud: Cloud, engines: Engines) -> None:
                     f"Port {port} on {address} can't be used ({error.strerror}). "
                     f"Stop what listens there, or choose another with {option}."
                 ) from error
+
+
+def ports_at_risk(identity: Identity, outgoing: range) -> list[str]:
+    """A word for each port that the cloud could lose while the process that listens on it is away."""
+    wanted = {
+        "--api-port": identity.api_port,
+        "--http-port": identity.http_port,
+        "--https-port": identity.https_port,
+    }
+    return [
+        f"WARNING: port {port} is one of those that outgoing connections take ({outgoing[0]} to {outgoing[-1]}). "
+        f"After a restart it may be in use for a minute: choose another with {option}."
+        for option, port in wanted.items()
+        if port in outgoing
+    ]
 
 
 def need_root(why: str) -> None:
