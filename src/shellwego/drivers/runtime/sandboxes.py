@@ -17,7 +17,7 @@ import shutil
 import signal
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +27,13 @@ from shellwego.core.quantities import MIB
 from shellwego.drivers.runtime import mounts, oci
 from shellwego.drivers.runtime.bundle import Bundle, Record, folders, look_at
 from shellwego.drivers.runtime.cgroups import find_cgroups
+from shellwego.drivers.runtime.ending import KILL_SECONDS, kill_group, kill_unrecorded, remove_group, until
 from shellwego.drivers.runtime.exec import ExecPlan, OciExec
 from shellwego.drivers.runtime.inside import check_command, check_directory, is_empty_inside
 from shellwego.drivers.runtime.monitor import create_under_monitor, limit_monitor, limited_group, reopen_log
 from shellwego.drivers.runtime.oomwatch import OutOfMemoryWatch
 from shellwego.drivers.runtime.port import Observed, Workload
-from shellwego.drivers.runtime.processes import (
-    find_by_argument,
-    mark_of_file,
-    mark_process,
-    wait_for_end,
-)
+from shellwego.drivers.runtime.processes import mark_of_file, wait_for_end
 from shellwego.drivers.runtime.users import find_user
 from shellwego.kit.commands import Command, CommandFailed, run_command
 from shellwego.kit.disks import FULL
@@ -57,10 +53,8 @@ STOP_REMOVED = fault_point("runtime.stop.removed")
 
 _SECRETS_MIB = 256
 _CREATE_SECONDS, _COMMAND_SECONDS = 60.0, 30.0
-_KILL_SECONDS, _LAST_LINES_SECONDS = 10.0, 5.0
-_QUIET_LOOKS, _LOOK_SECONDS = 2, 0.02
+_LAST_LINES_SECONDS = 5.0
 _REOPEN_SECONDS = 2.0
-_FIRST_POLL_SECONDS, _LONGEST_POLL_SECONDS = 0.002, 0.1
 
 
 class OciRuntime(ABC):
@@ -113,6 +107,10 @@ class OciRuntime(ABC):
     @abstractmethod
     def _has_runtime_state(self, id: InstanceId) -> bool:
         """Whether the runtime remembers a container of that id."""
+
+    @abstractmethod
+    def _forget_runtime_state(self, id: InstanceId) -> None:
+        """Remove what the runtime remembers of a container that is no more."""
 
     @abstractmethod
     def _exec_command(self, id: InstanceId, process: Path, pid_file: Path) -> Command: ...
@@ -222,9 +220,7 @@ class OciRuntime(ABC):
         if record is None or not reopen_log(bundle.path):
             raise NotFound("running instance", id)
         # The monitor answers nothing; the new file is its answer, and the old one is whole from then on.
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_REOPEN_SECONDS):
-                await _until(record.log_path.exists)
+        await until(record.log_path.exists, within_seconds=_REOPEN_SECONDS)
 
     # Beyond the port
 
@@ -238,7 +234,7 @@ class OciRuntime(ABC):
             mounts.unmount(self._base)
             shutil.rmtree(self._base)
         shutil.rmtree(self._layers, ignore_errors=True)
-        await self._remove_groups("", within_seconds=2)  # Another driver of this cloud may still have some.
+        await remove_group(self._groups, "", within_seconds=2)  # Another driver of this cloud may still have some.
 
     def close(self) -> None:
         """Stop watching. The sandboxes run on; the next agent watches them again."""
@@ -349,21 +345,21 @@ class OciRuntime(ABC):
         self._out_of_memory.forget(id)
         record = bundle.find_record()
         if record is not None:
-            await self._kill_all(id)
+            await kill_group(self._groups, id)
             await reach(STOP_KILLED)
             # The monitor ends by itself, after the last line of output is in the log.
             if not await wait_for_end([record.monitor], timeout_seconds=_LAST_LINES_SECONDS):
                 record.monitor.send(signal.SIGKILL)
-                await wait_for_end([record.monitor], timeout_seconds=_KILL_SECONDS)
+                await wait_for_end([record.monitor], timeout_seconds=KILL_SECONDS)
         elif bundle.path.exists():
-            await self._kill_unrecorded(bundle)
+            await kill_unrecorded(bundle)
         if self._has_runtime_state(id):
             with contextlib.suppress(CommandFailed):  # What it leaves, the next lines take away.
                 await run_command(oci.delete(self._program, self._args, id), timeout_seconds=_COMMAND_SECONDS)
             self._forget_runtime_state(id)
-        await self._kill_all(id)
-        await self._remove_groups(id)
-        await self._remove_groups(limited_group(id))
+        await kill_group(self._groups, id)
+        await remove_group(self._groups, id)
+        await remove_group(self._groups, limited_group(id))
         await reach(STOP_DELETED)
         mounts.unmount(bundle.rootfs)
         mounts.unmount(bundle.layer)
@@ -372,46 +368,6 @@ class OciRuntime(ABC):
         if bundle.path.exists():
             shutil.rmtree(bundle.path)
         await reach(STOP_REMOVED)
-
-    async def _kill_unrecorded(self, bundle: Bundle) -> None:
-        """
-        End a start that no agent waits for any more. Its monitor may be about to fork, and the runtime to create the
-        sandbox; all of them name the folder, so we look until nobody does and nobody new has no name yet, twice: one
-        look can miss a child that is born while it goes on.
-        """
-        deadline, quiet = time.monotonic() + _KILL_SECONDS, 0
-        before: frozenset[int] = frozenset()
-        while quiet < _QUIET_LOOKS and time.monotonic() < deadline:
-            found, nameless = await asyncio.to_thread(find_by_argument, f"--bundle={bundle.path}", str(bundle.path))
-            for mark in found:
-                mark.send(signal.SIGKILL)
-            await wait_for_end(found, timeout_seconds=_KILL_SECONDS)
-            quiet = quiet + 1 if not found and nameless <= before else 0
-            before = nameless
-            await asyncio.sleep(_LOOK_SECONDS)
-
-    async def _kill_all(self, id: InstanceId) -> None:
-        deadline = time.monotonic() + _KILL_SECONDS
-        wait = _FIRST_POLL_SECONDS
-        while True:
-            marks = [mark for pid in self._groups.kill(id) if (mark := mark_process(pid)) is not None]
-            if not any(mark.is_alive() for mark in marks):
-                return
-            await wait_for_end(marks, timeout_seconds=1.0)
-            if time.monotonic() > deadline:
-                raise StartFailed(f"Processes of instance {id} could not be ended.")
-            await asyncio.sleep(wait)
-            wait = min(wait * 2, _LONGEST_POLL_SECONDS)
-
-    async def _remove_groups(self, name: str, *, within_seconds: float = _KILL_SECONDS) -> None:
-        # A group is busy until the kernel has taken its last dead process apart, which it tells nobody.
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(within_seconds):
-                await _until(lambda: self._groups.remove(name))
-
-    @abstractmethod
-    def _forget_runtime_state(self, id: InstanceId) -> None:
-        """Remove what the runtime remembers of a container that is no more."""
 
     def _end_out_of_memory(self, name: str) -> None:
         bundle = self._bundle(InstanceId(name))
@@ -427,13 +383,6 @@ class OciRuntime(ABC):
             if name not in self._starting and is_id(name, "instance")
         )
         return [observed for observed in found if observed is not None]
-
-
-async def _until(fact: Callable[[], bool]) -> None:
-    wait = _FIRST_POLL_SECONDS
-    while not fact():
-        await asyncio.sleep(wait)
-        wait = min(wait * 2, _LONGEST_POLL_SECONDS)
 
 
 def _write_secret(path: Path, content: bytes) -> None:
