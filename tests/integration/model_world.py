@@ -252,8 +252,10 @@ class World:
         assignments = AssignmentsController(
             store, agents, wakes["assignments"], open_config=lambda release: config_of(self.kms, release)
         )
-        deployments = DeploymentsController(store, wakes["deployments"])
-        routes = RoutesController(store, edges, wakes["routes"], domain="cloud.test", epoch=epoch)
+        deployments = DeploymentsController(store, wakes["deployments"], monotonic=self.loop.time)
+        routes = RoutesController(
+            store, edges, wakes["routes"], domain="cloud.test", epoch=epoch, monotonic=self.loop.time
+        )
         relay = OutboxRelay(store, bus)
 
         def wake_all(events: Collection[EventRecord]) -> None:

@@ -363,11 +363,13 @@ async def test_a_full_disk_stops_nothing_and_is_told(world: World, monkeypatch: 
             await world.server.say(assignment(2, spec("b"), spec("d"), absent=(C,)))
             await world.until(lambda: C not in world.runtime._sandboxes)
             await world.server.until(lambda: any("can't be written" in w for w in world.server.heartbeats[-1].warnings))
+            assert "can't be written" in world.server.heartbeats[-1].unfit
             world.runtime.crash(B)
             await world.until(lambda: len(world.runtime.starts) == 3)  # Restarted all the same.
             assert world.server.state(ins("d")) is None  # A new wish waits.
         await world.server.until_state(ins("d"), "healthy")
         await world.server.until_state(C, "stopped")
+        await world.server.until(lambda: world.server.heartbeats[-1].unfit == "")
 
 
 async def test_two_agents_never_work_on_one_node(world: World) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import datetime as dt
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from shellwego.core.instances import InstanceGoal, InstanceState
 from shellwego.drivers.kms.fake import FakeKms
 from shellwego.kit.clock import utc_now
 from shellwego.protocol import public
-from shellwego.protocol.messages import InstanceReport, Report, Routes, RoutesChanged
+from shellwego.protocol.messages import Heartbeat, InstanceReport, NodeCapacity, Report, Routes, RoutesChanged
 
 NODE = NodeId("nod_aaaaaaaaaaaaaaaaaaaa")
 ORGANISATION = OrganisationId("org_aaaaaaaaaaaaaaaaaaaa")
@@ -44,9 +45,8 @@ class World:
     """A control plane without API, agents or edges; the test plays those."""
 
     def __init__(self, store: Store, ahead: list[dt.timedelta]) -> None:
-        self.store, self.kms, self._ahead = store, FakeKms(), ahead
-        self.controller = DeploymentsController(store, asyncio.Event())
-        store.on_commit(self.controller.notice)
+        self.store, self.kms, self._ahead, self._passed = store, FakeKms(), ahead, 0.0
+        self.controller = self.controller_of_a_new_server()
         self.links = AgentLinks(store, Streams(new_stream_id=lambda: "s"), cloud="c", on_connect=lambda _: None)
         self.generation = 0
 
@@ -78,7 +78,29 @@ class World:
         ]
         await self.links._write(NODE, Report(generation=self.generation, instances=seen))
 
+    def controller_of_a_new_server(self) -> DeploymentsController:
+        controller = DeploymentsController(self.store, asyncio.Event(), monotonic=self.monotonic)
+        self.store.on_commit(controller.notice)
+        return controller
+
+    def routes(self, edges: EdgeLinks) -> RoutesController:
+        wake = asyncio.Event()
+        return RoutesController(self.store, edges, wake, domain="example.org", epoch=2, monotonic=self.monotonic)
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self._passed
+
+    async def heartbeat(self, unfit: str = "") -> None:
+        capacity = NodeCapacity(memory_mib=2048, cpu_millis=2000)
+        await self.links._heard(NODE, Heartbeat(capacity=capacity, unfit=unfit))
+
     def forward(self, **amount: float) -> None:
+        """Time passes."""
+        self.set_clock(**amount)
+        self._passed += dt.timedelta(**amount).total_seconds()
+
+    def set_clock(self, **amount: float) -> None:
+        """Somebody sets the clock."""
         self._ahead[0] += dt.timedelta(**amount)
 
     async def deployment(self, id: str) -> DeploymentRecord:
@@ -197,6 +219,18 @@ async def test_an_app_that_runs_out_of_memory_hears_how_much_it_had(world: World
     assert "out of memory; it may use 96 MiB" in (await world.deployment(deployment.id)).reason
 
 
+async def test_a_node_on_which_nothing_can_start_gets_nothing_until_it_says_that_it_is_well(world: World) -> None:
+    """Its disk is read-only, say. What runs there goes on; the deployment waits, says so, and goes on by itself."""
+    await world.heartbeat(unfit="The disk is read-only.")
+    deployment = await world.deploy("blog")
+    await world.rounds()
+    assert await world.instances() == []
+    assert "No node can take an instance now" in (await world.deployment(deployment.id)).step
+    await world.heartbeat()
+    await world.rounds()
+    assert len(await world.instances()) == 1
+
+
 async def test_a_restart_replaces_instances_of_the_same_release(world: World) -> None:
     await world.deploy("blog")
     await world.settle()
@@ -232,6 +266,51 @@ async def test_a_silent_edge_costs_an_app_neither_its_old_instances_nor_a_stoppe
     world.forward(minutes=2)
     await world.rounds()
     assert {i.goal for i in await world.instances()} == {InstanceGoal.STOP}
+
+
+@pytest.mark.parametrize("hours", [25, -25])
+async def test_a_clock_that_is_set_neither_ends_a_deployment_nor_makes_it_wait(world: World, hours: int) -> None:
+    """What goes well is not given up and who still has requests is not cut off; what doesn't go well ends in time."""
+    await world.deploy("blog", replicas={"web": 2})
+    await world.settle()
+    deployment = await world.deploy("blog", image="sha256:" + "b" * 64)
+    await world.rounds()
+    fresh = next(i for i in await world.instances() if i.state is InstanceState.PENDING)
+    await world.report((fresh, InstanceState.HEALTHY))
+    await world.rounds()
+    world.set_clock(hours=hours)
+    await world.heartbeat()
+    await world.rounds(2)
+    assert (await world.deployment(deployment.id)).state is DeploymentState.ROLLING
+    assert [i.goal for i in await world.instances()].count(InstanceGoal.DRAIN) == 1, "it has requests in its hands"
+    world.forward(minutes=20)
+    await world.rounds()
+    assert "out of time" in (await world.deployment(deployment.id)).reason
+
+
+async def test_a_server_that_starts_in_the_middle_of_a_deployment_waits_for_it_anew(world: World) -> None:
+    """The machine was off for a night: nobody has tried meanwhile."""
+    deployment = await world.deploy("blog")
+    await world.rounds()
+    world.forward(hours=10)
+    await world.controller_of_a_new_server().once()
+    assert (await world.deployment(deployment.id)).state is DeploymentState.ROLLING
+
+
+async def test_a_clock_that_is_set_back_makes_nobody_look_away(world: World) -> None:
+    """An app that no event told of is looked at in the next sweep, and not in an hour."""
+    routes = world.routes(edges := Published(world.store, cloud="c"))
+    await routes.once()
+    await world.rounds()
+    world.set_clock(hours=-1)
+    async with world.store.database.transaction(write=True) as connection:
+        await connection.run_sync(lambda sync: sync.exec_driver_sql("UPDATE apps SET deleting_at = created_at"))
+    world.forward(seconds=WHOLE_LOOK_SECONDS + 1)
+    await world.rounds()
+    await routes.once()
+    async with world.store.reading() as work:
+        assert await work.for_the_cloud().apps.all() == []
+    assert edges.servers == {}
 
 
 async def test_a_deleted_app_ends_with_its_last_instance(world: World) -> None:
@@ -349,7 +428,7 @@ async def test_an_app_is_not_named_to_edges_before_its_node_has_spoken(world: Wo
     await world.settle()
     first, second = await world.instances()
     edges = Published(world.store, cloud="c")
-    routes = RoutesController(world.store, edges, asyncio.Event(), domain="example.org", epoch=2)
+    routes = world.routes(edges)
     world.links._on_heard = routes.heard
     world.store.on_commit(routes.notice)
     await routes.once()
@@ -372,7 +451,7 @@ async def test_a_node_that_stays_silent_does_not_hold_an_app_back_for_ever(world
     await world.settle()
     [instance] = await world.instances()
     edges = Published(world.store, cloud="c")
-    routes = RoutesController(world.store, edges, asyncio.Event(), domain="example.org", epoch=2)
+    routes = world.routes(edges)
     await routes.once()
     assert edges.servers == {}
     world.forward(seconds=UNSURE_SECONDS + 1)
@@ -385,7 +464,7 @@ async def test_an_app_that_is_new_or_fails_is_named_at_once(world: World) -> Non
     await world.deploy("blog")
     await world.rounds()
     [instance] = await world.instances()
-    routes = RoutesController(world.store, edges, asyncio.Event(), domain="example.org", epoch=2)
+    routes = world.routes(edges)
     world.links._on_heard = routes.heard
     world.store.on_commit(routes.notice)
     await routes.once()
@@ -399,7 +478,7 @@ async def test_an_app_that_is_new_or_fails_is_named_at_once(world: World) -> Non
 async def test_a_deleted_app_is_named_gone_to_the_edges(world: World) -> None:
     """What isn't named goes on being served."""
     edges = Published(world.store, cloud="c")
-    routes = RoutesController(world.store, edges, asyncio.Event(), domain="example.org", epoch=2)
+    routes = world.routes(edges)
     async with world.store.writing() as work:
         app = await apps.delete(work, CALLER, "blog")
     await routes.once()
@@ -419,7 +498,7 @@ async def test_only_what_changed_is_looked_at_and_told(world: World) -> None:
     async with world.store.writing() as work:
         shop = await apps.create_app(work, CALLER, "shop")
     edges = Published(world.store, cloud="c")
-    routes = RoutesController(world.store, edges, asyncio.Event(), domain="example.org", epoch=2)
+    routes = world.routes(edges)
     world.forward(seconds=UNSURE_SECONDS + 1)
     await routes.once()
     world.forward(seconds=UNSURE_SECONDS + 1)
@@ -445,7 +524,7 @@ async def test_only_what_changed_is_looked_at_and_told(world: World) -> None:
 async def test_an_app_whose_row_is_lost_is_not_told_gone(world: World) -> None:
     """Nothing goes unless it is named: the edges are told all anew, without it."""
     edges = Published(world.store, cloud="c")
-    routes = RoutesController(world.store, edges, asyncio.Event(), domain="example.org", epoch=2)
+    routes = world.routes(edges)
     async with world.store.writing() as work:
         await apps.create_app(work, CALLER, "shop")
     await routes.once()
@@ -461,7 +540,7 @@ async def test_an_app_whose_row_is_lost_is_not_told_gone(world: World) -> None:
 
 async def test_a_look_that_failed_is_made_good_by_a_whole_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     edges = Published(world.store, cloud="c")
-    routes = RoutesController(world.store, edges, asyncio.Event(), domain="example.org", epoch=2)
+    routes = world.routes(edges)
     await routes.once()
     world.store.on_commit(routes.notice)
     async with world.store.writing() as work:

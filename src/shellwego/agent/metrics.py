@@ -16,6 +16,7 @@ from shellwego.kit.disks import look_at_disk
 from shellwego.protocol.messages import NodeCapacity
 
 LOW_DISK_SHARE = 0.10
+_READ_ONLY = "The data directory's file system is read-only. Apps go on; check the disk, then remount it."
 _RESERVED_SHARE, _RESERVED_MIB = 0.10, (256, 2048)
 _CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
@@ -47,15 +48,21 @@ def disk_used_share(data: Path) -> float:
         return 0.0
 
 
+def disk_fault(data: Path) -> str:
+    """Why nothing can be written there, "" when something can."""
+    try:
+        return _READ_ONLY if look_at_disk(data).read_only else ""
+    except OSError as error:
+        return _out_of_reach(error)
+
+
 def disk_warnings(data: Path) -> list[str]:
     """What is wrong with the disk now."""
     try:
         disk = look_at_disk(data)
     except OSError as error:
-        return [f"The data directory can't be reached: {error.strerror}. Check its disk."]
-    warnings = []
-    if disk.read_only:
-        warnings.append("The data directory's file system is read-only. Apps go on; check the disk, then remount it.")
+        return [_out_of_reach(error)]
+    warnings = [_READ_ONLY] if disk.read_only else []
     if disk.size_bytes and disk.free_bytes < LOW_DISK_SHARE * disk.size_bytes:
         warnings.append(
             f"The disk is {100 * disk.used_share:.0f} % full ({disk.free_bytes // MIB} MiB left). "
@@ -64,6 +71,10 @@ def disk_warnings(data: Path) -> list[str]:
     if disk.inodes and disk.free_inodes < LOW_DISK_SHARE * disk.inodes:
         warnings.append(f"The file system has only {disk.free_inodes} inodes left. Delete small files or grow it.")
     return warnings
+
+
+def _out_of_reach(error: OSError) -> str:
+    return f"The data directory can't be reached: {error.strerror}. Check its disk."
 
 
 def node_name() -> str:

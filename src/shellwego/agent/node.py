@@ -21,7 +21,7 @@ from shellwego.agent.exec import serve_exec
 from shellwego.agent.link import Link
 from shellwego.agent.log_reader import read_logs
 from shellwego.agent.logs import LogLimits, LogStore
-from shellwego.agent.metrics import disk_used_share, disk_warnings, node_name, read_capacity
+from shellwego.agent.metrics import disk_fault, disk_used_share, disk_warnings, node_name, read_capacity
 from shellwego.agent.plan import Goal, goal_after
 from shellwego.agent.reconcilers.images import Images
 from shellwego.agent.reconcilers.instances import Instances
@@ -192,7 +192,11 @@ class Agent:
         )
 
     def _heartbeat(self) -> Heartbeat:
-        return Heartbeat(capacity=read_capacity(self._settings.directory), warnings=self.warnings()[:_MOST_WARNINGS])
+        return Heartbeat(
+            capacity=read_capacity(self._settings.directory),
+            warnings=self.warnings()[:_MOST_WARNINGS],
+            unfit=self._state.problem or disk_fault(self._settings.directory),
+        )
 
     def warnings(self) -> list[str]:
         """What an operator should know of this node now."""

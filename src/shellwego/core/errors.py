@@ -96,7 +96,10 @@ class TooManyRequests(ShellWeGoError):
 
 
 class NoCapacity(ShellWeGoError):
-    """No node has room for the instance. `never` says that none is large enough, so that waiting can't help."""
+    """
+    No node has room for the instance. `never` says that none is large enough, so that waiting can't help; `none_ready`
+    that room isn't what is missing.
+    """
 
     code = "no_capacity"
     retryable = True
@@ -109,6 +112,7 @@ class NoCapacity(ShellWeGoError):
         needed_millis: int = 0,
         largest_free_millis: int = 0,
         never: bool = False,
+        none_ready: bool = False,
     ) -> None:
         self.never = never
         self.needed_mib, self.largest_free_mib = needed_mib, largest_free_mib
@@ -119,6 +123,9 @@ class NoCapacity(ShellWeGoError):
             needed, free, option = f"{needed_mib} MiB", f"{largest_free_mib} MiB", "--memory"
         if never:
             super().__init__(f"Needs {needed} on one node; the largest has {free}. Ask for less with {option}.")
+            return
+        if none_ready:
+            super().__init__("No node can take an instance now; the operator reads why in `shellwego status`.")
             return
         super().__init__(
             f"Needs {needed} on one node; the emptiest has {free} free. "

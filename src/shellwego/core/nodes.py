@@ -10,6 +10,7 @@ from shellwego.core.ids import NodeId
 
 class NodeState(StrEnum):
     READY = "ready"
+    UNHEALTHY = "unhealthy"  # it answers, and says that nothing can start there: its disk takes no writes, say
     UNREACHABLE = "unreachable"  # no heartbeat for longer than UNREACHABLE_AFTER_SECONDS
 
 

@@ -65,6 +65,8 @@ class Heartbeat(Message, frozen=True, kw_only=True):
     capacity: NodeCapacity
     warnings: list[str] = []
     """What an operator should know of this node now: a disk that fills up, an engine that is missing."""
+    unfit: str = ""
+    """Why nothing can start on this node now; "" when something can. What runs there goes on."""
 
 
 class HealthSpec(msgspec.Struct, frozen=True, kw_only=True):

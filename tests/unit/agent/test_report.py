@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.unit.agent.factories import CRASHED, NOW, record, spec
 
 from shellwego.agent import metrics
-from shellwego.agent.metrics import disk_warnings, read_capacity, reserved_mib
+from shellwego.agent.metrics import disk_fault, disk_warnings, read_capacity, reserved_mib
 from shellwego.agent.plan import Record
 from shellwego.agent.report import Activity, Phase, describe, describe_removal, printable
 from shellwego.core.instances import ExitReason, ExitStatus
@@ -104,3 +104,4 @@ def test_a_disk_that_needs_a_hand_is_named(
     said = disk_warnings(tmp_path)
     assert len(said) == (words is not None)
     assert words is None or words in said[0]
+    assert bool(disk_fault(tmp_path)) == (words == "read-only"), "a disk that is nearly full takes instances"

@@ -8,8 +8,9 @@ and the way back after a failure. It remembers nothing but which apps to look at
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -39,6 +40,7 @@ from shellwego.core.errors import NoCapacity, NotFound
 from shellwego.core.ids import AppId, InstanceId, NodeId, ReleaseId
 from shellwego.core.instances import ExitReason, Instance, InstanceGoal, InstanceState
 from shellwego.kit.faults import fault_point, reach
+from shellwego.kit.stopwatch import Stopwatch
 
 log = structlog.get_logger()
 
@@ -66,10 +68,11 @@ _SUBJECTS = ("app", "deployment", "instance", "node")
 class DeploymentsController:
     """Call `notice` with what happened; run `once` in a loop."""
 
-    def __init__(self, store: Store, wake: asyncio.Event) -> None:
-        self._store, self._wake = store, wake
+    def __init__(self, store: Store, wake: asyncio.Event, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._store, self._wake, self._monotonic = store, wake, monotonic
         self._dirty: set[AppId] = set()
-        self._swept_at: dt.datetime | None = None
+        self._swept_at: float | None = None
+        self._patience = Stopwatch(monotonic)
 
     def notice(self, events: Collection[EventRecord]) -> None:
         """Look at the apps of these events first."""
@@ -101,15 +104,20 @@ class DeploymentsController:
 
     async def _due(self) -> set[AppId]:
         """From time to time: every app that isn't at rest."""
+        now = self._monotonic()
+        if self._swept_at is not None and now - self._swept_at < SWEEP_SECONDS:
+            return set()
+        due: set[AppId] = set()
+        waited_for: set[Hashable] = set()
         async with self._store.reading() as work:
-            if self._swept_at is not None and (work.now - self._swept_at).total_seconds() < SWEEP_SECONDS:
-                return set()
-            due = {
-                s.app.id
-                async for s in _observe_all(work)
-                if s.rolling is not None or s.app.deleting_at is not None or not plan_rollout(s.goal, s.planned).is_noop
-            }
-            self._swept_at = work.now
+            async for s in _observe_all(work, self._patience):
+                if not s.is_at_rest:
+                    due.add(s.app.id)
+                waited_for.update(i.id for i in s.instances if i.goal is InstanceGoal.DRAIN)
+                if s.rolling is not None:
+                    waited_for.add(s.rolling.id)
+        self._patience.forget_all_but(waited_for)
+        self._swept_at = now
         return due
 
     async def _converge(self, id: AppId) -> None:
@@ -118,11 +126,11 @@ class DeploymentsController:
                 app = await work.for_the_cloud().apps.lock(id)
             except NotFound:
                 return
-            situation = await _observe(work, app)
+            situation = await _observe(work, app, self._patience)
             step = plan_rollout(situation.goal, situation.planned)
             await reach(_PLANNED)
             refused = await _apply(work, situation, step)
-            await _conclude(work, situation, refused)
+            await _conclude(work, situation, refused, self._patience)
         if not step.is_noop:
             await reach(_STEP_WRITTEN)
 
@@ -138,17 +146,21 @@ class _Situation:
     instances: tuple[InstanceRecord, ...]
     planned: tuple[Instance, ...]
 
+    @property
+    def is_at_rest(self) -> bool:
+        return self.rolling is None and self.app.deleting_at is None and plan_rollout(self.goal, self.planned).is_noop
 
-async def _observe(work: UnitOfWork, app: AppRecord) -> _Situation:
+
+async def _observe(work: UnitOfWork, app: AppRecord, patience: Stopwatch) -> _Situation:
     cloud = work.for_the_cloud()
     unfinished = await cloud.deployments.unfinished_of(app.id)
     instances = await cloud.instances.of_app(app.id)
     wanted = {app.current_release, *(i.release for i in instances), unfinished.release if unfinished else None}
     releases = await cloud.releases.some(wanted)
-    return _situate(app, unfinished, instances, releases, await cloud.apps.replicas(app.id), work.now)
+    return _situate(app, unfinished, instances, releases, await cloud.apps.replicas(app.id), patience)
 
 
-async def _observe_all(work: UnitOfWork) -> AsyncIterator[_Situation]:
+async def _observe_all(work: UnitOfWork, patience: Stopwatch) -> AsyncIterator[_Situation]:
     """Every app, some at a time: neither memory nor anybody's request should feel that there are thousands."""
     cloud = work.for_the_cloud()
     unfinished = {d.app: d for d in await cloud.deployments.unfinished()}
@@ -162,7 +174,7 @@ async def _observe_all(work: UnitOfWork) -> AsyncIterator[_Situation]:
         releases = await cloud.releases.some(wanted)
         wished = await cloud.apps.replicas_of(ids)
         for app in apps:
-            yield _situate(app, unfinished.get(app.id), instances[app.id], releases, wished[app.id], work.now)
+            yield _situate(app, unfinished.get(app.id), instances[app.id], releases, wished[app.id], patience)
         await asyncio.sleep(0)
 
 
@@ -172,7 +184,7 @@ def _situate(
     instances: Sequence[InstanceRecord],
     releases: Mapping[ReleaseId, ReleaseRecord],
     wished: Mapping[str, int],
-    now: dt.datetime,
+    patience: Stopwatch,
 ) -> _Situation:
     """A deployment under way sets the goal once its release exists; before that, and after a failure, the last good."""
     rolling = unfinished if unfinished is not None and unfinished.state is DeploymentState.ROLLING else None
@@ -182,7 +194,7 @@ def _situate(
     if release is not None and app.wants_instances:
         counts = {p.name: wished.get(p.name, 1) for p in release.spec.processes}
     goal = RolloutGoal(release.id if release is not None else None, counts)
-    planned = tuple(_planned(app, i, rolling, releases.get(i.release), now) for i in instances)
+    planned = tuple(_planned(app, i, rolling, releases.get(i.release), patience) for i in instances)
     return _Situation(app, goal, release, rolling, tuple(instances), planned)
 
 
@@ -191,17 +203,17 @@ def _planned(
     record: InstanceRecord,
     rolling: DeploymentRecord | None,
     release: ReleaseRecord | None,
-    now: dt.datetime,
+    patience: Stopwatch,
 ) -> Instance:
     """The instance as the planner shall see it."""
     instance = record.planned
     if rolling is not None and rolling.kind is DeploymentKind.RESTART and record.deployment != rolling.id:
         # A restart replaces instances of the very release it deploys: those that were there before are the old ones.
         instance = replace(instance, release=ReleaseId(f"{instance.release} before {rolling.id}"))
-    if record.goal is InstanceGoal.DRAIN and record.drain_started_at is not None:
+    if record.goal is InstanceGoal.DRAIN:
         grace = release.spec.grace_seconds if release is not None else 0.0
-        patience = EDGE_PATIENCE_SECONDS if app.wants_instances else UNSERVED_PATIENCE_SECONDS
-        if (now - record.drain_started_at).total_seconds() > grace + patience:
+        longest = EDGE_PATIENCE_SECONDS if app.wants_instances else UNSERVED_PATIENCE_SECONDS
+        if patience.seconds(record.id) > grace + longest:
             instance = replace(instance, drained=True)
     return instance
 
@@ -213,7 +225,7 @@ async def _apply(work: UnitOfWork, situation: _Situation, step: RolloutStep) -> 
     stop = [*step.stop, *(id for id in step.drain if process_of[id] != WEB)]  # Only web gets requests to wait for.
     for id in step.drain:
         if process_of[id] == WEB:
-            await cloud.instances.set_goal(id, InstanceGoal.DRAIN, drain_started_at=work.now)
+            await cloud.instances.set_goal(id, InstanceGoal.DRAIN)
             await _emit(work, "instance.draining", situation.app, id)
     for id in stop:
         # An instance that no node ever got has nobody to report it gone.
@@ -279,7 +291,7 @@ async def _loads(work: UnitOfWork) -> dict[NodeId, Load]:
     return loads
 
 
-async def _conclude(work: UnitOfWork, situation: _Situation, refused: NoCapacity | None) -> None:
+async def _conclude(work: UnitOfWork, situation: _Situation, refused: NoCapacity | None, patience: Stopwatch) -> None:
     """End what has come to its end: a deployment, or an app that was deleted."""
     app, rolling = situation.app, situation.rolling
     if app.deleting_at is not None:
@@ -291,8 +303,8 @@ async def _conclude(work: UnitOfWork, situation: _Situation, refused: NoCapacity
     current = await work.for_the_cloud().instances.of_app(app.id)
     verdict = judge_rollout(
         situation.goal,
-        [_seen(record, rolling, situation, work.now) for record in current],
-        out_of_time=_is_out_of_time(rolling, situation, work.now),
+        [_seen(record, rolling, situation, patience) for record in current],
+        out_of_time=patience.seconds(rolling.id) > _longest_seconds(situation.release),
     )
     await reach(_JUDGED)
     if verdict.done:
@@ -308,22 +320,20 @@ async def _conclude(work: UnitOfWork, situation: _Situation, refused: NoCapacity
             await service.progress(work, rolling, how_far)
 
 
-def _seen(record: InstanceRecord, rolling: DeploymentRecord, situation: _Situation, now: dt.datetime) -> Seen:
-    planned = _planned(situation.app, record, rolling, situation.release, now)
+def _seen(record: InstanceRecord, rolling: DeploymentRecord, situation: _Situation, patience: Stopwatch) -> Seen:
+    planned = _planned(situation.app, record, rolling, situation.release, patience)
     return Seen(planned, record.exit_reason, record.exit_code, record.reason)
 
 
-def _is_out_of_time(rolling: DeploymentRecord, situation: _Situation, now: dt.datetime) -> bool:
-    release = situation.release
-    if release is None or rolling.started_at is None:
-        return False
+def _longest_seconds(release: ReleaseRecord | None) -> float:
+    """How long its rollout may take."""
+    if release is None:
+        return math.inf
     checks = [p.health for p in release.spec.processes]
     allowed = max(
         (h.start_period_seconds + h.retries * (h.interval_seconds + h.timeout_seconds) for h in checks), default=0
     )
-    # A build may have taken long: the rollout began when the release was written, or, for an old release, just then.
-    began = max(rolling.started_at, release.created_at)
-    return (now - began).total_seconds() > PATIENCE_SECONDS + allowed + release.spec.grace_seconds
+    return PATIENCE_SECONDS + allowed + release.spec.grace_seconds
 
 
 async def _fail(

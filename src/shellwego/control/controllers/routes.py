@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from shellwego.control.links.edges import EdgeLinks
@@ -55,17 +56,24 @@ class RoutesController:
     """
 
     def __init__(
-        self, store: Store, edges: EdgeLinks, wake: asyncio.Event, *, domain: str, epoch: int | None = None
+        self,
+        store: Store,
+        edges: EdgeLinks,
+        wake: asyncio.Event,
+        *,
+        domain: str,
+        epoch: int | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._store, self._edges, self._wake, self._domain = store, edges, wake, domain
+        self._store, self._edges, self._wake, self._domain, self._monotonic = store, edges, wake, domain, monotonic
         self._generation = 0 if epoch is None else epoch << 32
         self._has_told = False
         self._told: dict[AppId, Route] = {}
         self._gone: frozenset[AppId] = frozenset()
         self._noticed: set[AppId] = set()
-        self._looked_at: dt.datetime | None = None
+        self._looked_at: float | None = None
         self._graces: dict[ReleaseId, float] = {}
-        self._began: dt.datetime | None = None
+        self._began: float | None = None
         self._unsure: set[AppId] = set()
         self._heard: set[InstanceId] = set()
 
@@ -92,13 +100,13 @@ class RoutesController:
                 self._generation = await work.cloud.next_epoch() << 32
         noticed, self._noticed = self._noticed, set()
         looked_at, self._looked_at = self._looked_at, None  # Whatever goes wrong below, the next look is a whole one.
+        now = self._monotonic()
+        among = noticed | self._unsure if looked_at is not None and now - looked_at < WHOLE_LOOK_SECONDS else None
         async with self._store.reading() as work:
-            is_fresh = looked_at is not None and (work.now - looked_at).total_seconds() < WHOLE_LOOK_SECONDS
-            among = noticed | self._unsure if is_fresh else None
             seen = await self._look(work, among)
-        self._become_sure(seen.instances, work.now)
+        self._become_sure(seen.instances, now)
         is_news = self._publish(seen, among)
-        self._looked_at = work.now if among is None else looked_at
+        self._looked_at = now if among is None else looked_at
         if is_news:
             await reach(_PUBLISHED)
 
@@ -160,10 +168,10 @@ class RoutesController:
         grace = self._graces.get(release, DEFAULT_GRACE_SECONDS) if release is not None else DEFAULT_GRACE_SECONDS
         return route_of(app, instances, self._domain, grace_seconds=grace)
 
-    def _become_sure(self, instances: Mapping[AppId, Sequence[InstanceRecord]], now: dt.datetime) -> None:
+    def _become_sure(self, instances: Mapping[AppId, Sequence[InstanceRecord]], now: float) -> None:
         if self._began is None:
             self._began, self._unsure = now, {app for app, there in instances.items() if there}
-        if (now - self._began).total_seconds() > UNSURE_SECONDS:
+        if now - self._began > UNSURE_SECONDS:
             self._unsure.clear()
         self._unsure = {app for app in self._unsure if not is_accounted_for(instances.get(app, ()), self._heard)}
         if not self._unsure:

@@ -144,7 +144,10 @@ class AgentLinks:
         try:
             async with self._store.writing() as work:
                 seen = {"last_seen_at": work.now, "warnings": tuple(heartbeat.warnings[:20])}
-                await work.nodes.update(node, **seen, **_capacity(heartbeat.capacity))
+                before = await work.nodes.get(node)
+                await work.nodes.update(node, unfit=heartbeat.unfit[:500], **seen, **_capacity(heartbeat.capacity))
+                if bool(before.unfit) != bool(heartbeat.unfit):
+                    await work.emit("node.unfit" if heartbeat.unfit else "node.fit", subject=node)
         except ShellWeGoError as error:
             # The next heartbeat comes in seconds, and a database that is away is no reason to drop the agent.
             log.warning("agent.heartbeat_not_written", node=node, error=str(error))

@@ -58,6 +58,7 @@ def plan_placement(
                     needed_millis=demand.resources.cpu_millis,
                     largest_free_millis=max((_free_millis(n, held) for n in over), default=0),
                     never=never,
+                    none_ready=not ready,
                 )
             )
             continue

@@ -24,7 +24,7 @@ class NodeRepository(Repository[NodeRecord]):
         if await self.find(record.id) is None:
             return await self.add(record)
         said = self._values(record)
-        for kept in ("id", "created_at", "assignment_generation", "unclaimed", "warnings"):
+        for kept in ("id", "created_at", "assignment_generation", "unclaimed", "warnings", "unfit"):
             del said[kept]
         return await self.update(record.id, **said)
 

@@ -233,7 +233,6 @@ class InstanceRecord:
     exit_reason: ExitReason | None = None
     exit_code: int | None = None
     started_at: dt.datetime | None = None
-    drain_started_at: dt.datetime | None = None
     drained_at: dt.datetime | None = None
     last_lines: tuple[str, ...] = ()
     observed_at: dt.datetime | None = None
@@ -269,11 +268,15 @@ class NodeRecord:
     assignment_generation: int = 0
     unclaimed: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    unfit: str = ""
+    """Why nothing can start there now, in the node's own words."""
     last_seen_at: dt.datetime | None = None
 
     def state(self, now: dt.datetime) -> NodeState:
         silent = None if self.last_seen_at is None else (now - self.last_seen_at).total_seconds()
-        return NodeState.UNREACHABLE if silent is None or silent > UNREACHABLE_AFTER_SECONDS else NodeState.READY
+        if silent is None or silent > UNREACHABLE_AFTER_SECONDS:
+            return NodeState.UNREACHABLE
+        return NodeState.UNHEALTHY if self.unfit else NodeState.READY
 
     def planned(self, now: dt.datetime) -> Node:
         """As the planners see it."""

@@ -294,7 +294,6 @@ instances = sa.Table(
     sa.Column("exit_reason", EnumText(ExitReason)),
     sa.Column("exit_code", sa.Integer),
     _time("started_at"),
-    _time("drain_started_at"),
     _time("drained_at"),
     sa.Column("last_lines", Strings, nullable=False),
     _created(),
@@ -325,6 +324,7 @@ nodes = sa.Table(
     _generation("assignment_generation"),
     sa.Column("unclaimed", Strings, nullable=False),
     sa.Column("warnings", Strings, nullable=False),
+    _text("unfit"),
     _time("last_seen_at"),
     _created(),
 )

@@ -27,9 +27,12 @@ def test_instances_of_one_app_are_spread() -> None:
     assert sorted(plan_placement([demand(), demand()], [node("a"), node("b")], {})) == ["a", "b"]
 
 
-def test_nothing_goes_to_a_silent_node() -> None:
-    placed = plan_placement([demand()], [node("a", state=NodeState.UNREACHABLE)], {})
+@pytest.mark.parametrize("state", [NodeState.UNREACHABLE, NodeState.UNHEALTHY])
+def test_nothing_goes_to_a_node_that_is_silent_or_ill_while_another_is_well(state: NodeState) -> None:
+    assert plan_placement([demand()], [node("a", 8192, state), node("b")], {}) == ("b",)
+    placed = plan_placement([demand()], [node("a", state=state)], {})
     assert isinstance(placed[0], NoCapacity)
+    assert str(placed[0]).startswith("No node can take an instance now"), "asking for less would help nobody"
 
 
 def test_nothing_goes_where_its_runtime_is_missing() -> None:
