@@ -121,7 +121,7 @@ async def test_followers_see_new_lines_and_new_instances(world: World, member, a
 
     def answer(stream: FakeStream) -> None:
         if not stream.request.follow:
-            stream.say(line(first, 1.0, "old"), StreamEnd())
+            stream.say(line(first, 1.0, "old", place="1.20"), StreamEnd())
         else:
             following[stream.request.instances[0]] = stream
             opened.set()
@@ -138,30 +138,39 @@ async def test_followers_see_new_lines_and_new_instances(world: World, member, a
                 texts.append(json.loads(text.removeprefix("data: "))["text"])
                 if texts[-1] == "old":
                     await asyncio.wait_for(opened.wait(), 10)
-                    following[first].say(line(first, 1.0, "old"), line(first, 5.0, "new"))
-                elif texts[-1] == "new":
+                    assert following[first].request.after == {first: "1.20"}
+                    following[first].say(line(first, 1.0, "new, of the same instant"))
+                elif texts[-1].startswith("new"):
                     opened.clear()
                     second = await add_instance(world, node)
                     await asyncio.wait_for(opened.wait(), 10)
                     following[second].say(line(second, 6.0, "of the second"))
                 else:
                     break
-        assert texts == ["old", "new", "of the second"]
+        assert texts == ["old", "new, of the same instant", "of the second"]
         async with asyncio.timeout(10):
             await asyncio.gather(*(stream.closed.wait() for stream in world.agents.streams))
 
 
 async def test_a_follower_that_comes_back_gets_each_line_once(world: World, member, app):
-    """Also lines of one instant, of which an app's buffer is full."""
+    """Also lines of one instant, of which an app's buffer is full, and of instances that don't take turns."""
     node = next(iter(world.agents.connected))
-    instance = await add_instance(world, node)
-    said = [line(instance, 7.1234567891 + (n // 3), f"line {n}") for n in range(9)]
-    world.agents.on_open = lambda stream: (
-        stream.request.follow
-        or stream.say(
-            *(one for one in said if stream.request.since is None or one.at >= stream.request.since), StreamEnd()
-        )
-    )
+    one, two, silent = [await add_instance(world, node) for _ in range(3)]
+    said = {
+        one: [line(one, 7.1234567891 + n // 3, f"one {n}", place=f"20.{n}") for n in range(9)],
+        two: [line(two, 6.5 - n, f"two {n}, its clock goes back", place=f"31.{n}") for n in range(4)],
+        silent: [line(silent, 7.5, "at last", place="41.0")],
+    }
+
+    def answer(stream: FakeStream) -> None:
+        if stream.request.follow:
+            return
+        for id in stream.request.instances:
+            place = stream.request.after.get(id)
+            stream.say(*said[id][1 + int(place.partition(".")[2]) if place else 0 :])
+        stream.say(StreamEnd())
+
+    world.agents.on_open = answer
 
     async def read(wire: Wire, last_id: str, count: int) -> list[tuple[str, str]]:
         headers = {"Authorization": f"Bearer {token_of(member)}", "Accept": "text/event-stream"}
@@ -179,10 +188,14 @@ async def test_a_follower_that_comes_back_gets_each_line_once(world: World, memb
         return found
 
     async with Wire(world.api) as wire:
-        whole = await read(wire, "", 9)
-        assert [text for _, text in whole] == [f"line {n}" for n in range(9)]
-        for cut in (0, 1, 2, 4, 7):
-            assert await read(wire, whole[cut][0], 8 - cut) == whole[cut + 1 :]
+        whole = await read(wire, "", 14)
+        assert len({text for _, text in whole}) == 14
+        for cut in (0, 1, 2, 4, 7, 11):
+            rest = [text for _, text in await read(wire, whole[cut][0], 13 - cut)]
+            assert sorted(rest) == sorted(text for _, text in whole[cut + 1 :])
+            for name in ("one", "two"):
+                mine = [text for text in rest if text.startswith(name)]
+                assert mine == sorted(mine), "an instance's lines are in its own order"
 
 
 async def test_a_websocket_follows_too_and_is_refused_with_a_problem(world: World, member, app):

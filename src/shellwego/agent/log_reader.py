@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import codecs
-import datetime as dt
-import functools
 import heapq
 import os
+import re
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import msgspec
 
+from shellwego.agent.log_entries import Stream, parse_entry
 from shellwego.agent.logs import CURRENT, LogStore, rotated_files
 from shellwego.core.ids import InstanceId
 from shellwego.protocol.messages import LogLine, LogsRequest
@@ -33,28 +33,6 @@ LINE_BYTES = 256 * 1024
 LONGEST_TAIL = 10_000
 TAIL_CHARACTERS = 8 << 20
 FOLLOW_SECONDS = 0.25
-
-Stream = Literal["stdout", "stderr"]
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One line of a CRI log file, its text still bytes."""
-
-    at: float
-    stream: Stream
-    partial: bool
-    text: bytes
-
-
-def parse_entry(line: bytes, *, fallback_at: float = 0.0) -> Entry:
-    """`2026-01-01T00:00:00.123456789Z stdout F text`; what isn't one (half a write, say) is a line of stdout."""
-    parts = line.split(b" ", 3)
-    if len(parts) == 4 and parts[1] in {b"stdout", b"stderr"} and parts[2][:1] in {b"F", b"P"}:
-        at = _seconds(parts[0])
-        if at is not None:
-            return Entry(at, "stdout" if parts[1] == b"stdout" else "stderr", parts[2][:1] == b"P", parts[3])
-    return Entry(fallback_at, "stdout", False, line)
 
 
 @dataclass(slots=True)
@@ -71,14 +49,28 @@ class _Said:
 class Cursor:
     """A place in the log of one instance, across its files. Blocking: call it in a thread."""
 
-    def __init__(self, store: LogStore, id: str, *, since: float | None = None) -> None:
-        self._store, self._id, self._since = store, id, since
+    def __init__(self, store: LogStore, id: str, *, since: float | None = None, after: str | None = None) -> None:
+        self._store, self._id, self._since = store, id, since if after is None else None
         self._directory: Path | None = None
         self._file: BinaryIO | None = None
+        self._name = ""
+        self._offset = 0
         self._rest = b""
         self._at = 0.0
         self._budget: int | None = None
         self._said: dict[Stream, _Said] = {"stdout": _Said(), "stderr": _Said()}
+        if after is not None:
+            self._seek(after)
+
+    def _seek(self, place: str) -> None:
+        """Stand behind a line; before the oldest that is left, if its file was deleted to make room."""
+        name, _, offset = place.partition(".")
+        for path in self._paths():
+            if self._open(path) and name and self._name_of_open() == name:
+                assert self._file is not None
+                self._offset = self._file.seek(int(offset))
+                return
+        self.close()
 
     def seek_tail(self, lines: int) -> None:
         """Stand before the last so many whole lines."""
@@ -91,7 +83,7 @@ class Cursor:
             if lines <= 0:
                 self._open(path)
                 assert self._file is not None
-                self._file.seek(offset)
+                self._offset = self._file.seek(offset)
                 return
 
     def stop_at_present(self) -> None:
@@ -151,9 +143,12 @@ class Cursor:
 
     def _split(self, chunk: bytes) -> Iterator[bytes]:
         *lines, self._rest = (self._rest + chunk).split(b"\n")
-        yield from lines
+        for line in lines:
+            self._offset += len(line) + 1
+            yield line
         if len(self._rest) > LINE_BYTES:  # Not the CRI format any more; don't gather for ever.
             rest, self._rest = self._rest, b""
+            self._offset += len(rest)
             yield rest
 
     def _line(self, raw: bytes) -> LogLine | None:
@@ -176,7 +171,21 @@ class Cursor:
             return None
         if self._since is not None and entry.at < self._since:
             return None
-        return LogLine(instance=self._id, at=entry.at, stream=entry.stream, text=text, partial=entry.partial)
+        return LogLine(
+            instance=self._id,
+            at=entry.at,
+            stream=entry.stream,
+            text=text,
+            partial=entry.partial,
+            place=f"{self._name_of_open()}.{self._offset}",
+        )
+
+    def _name_of_open(self) -> str:
+        """A file is known by the time of its first line, to the nanosecond: names change, and inodes come again."""
+        if not self._name and self._file is not None:
+            stamp = os.pread(self._file.fileno(), 40, 0).partition(b" ")[0]
+            self._name = re.sub(rb"[^0-9]", b"", stamp).decode("ascii")
+        return self._name
 
     def _paths(self) -> list[Path]:
         if self._directory is None:
@@ -196,7 +205,7 @@ class Cursor:
             return False
         if self._file is not None:
             self._file.close()
-        self._file = file
+        self._file, self._name, self._offset = file, "", 0
         return True
 
     def _first(self) -> Path | None:
@@ -233,7 +242,7 @@ def _status(path: Path) -> os.stat_result | None:
 
 async def read_logs(store: LogStore, request: LogsRequest) -> AsyncGenerator[Sequence[LogLine], None]:
     """Lines in batches, oldest first, as many as the request asks for; with `follow` without an end."""
-    cursors = [Cursor(store, id, since=request.since) for id in dict.fromkeys(request.instances)]
+    cursors = await asyncio.to_thread(_cursors, store, request)
     try:
         if request.tail is None:
             history = _merged(cursors)
@@ -255,6 +264,11 @@ async def read_logs(store: LogStore, request: LogsRequest) -> AsyncGenerator[Seq
     finally:
         for cursor in cursors:
             cursor.close()
+
+
+def _cursors(store: LogStore, request: LogsRequest) -> list[Cursor]:
+    ids = dict.fromkeys(request.instances)
+    return [Cursor(store, id, since=request.since, after=request.after.get(id)) for id in ids]
 
 
 def last_lines(store: LogStore, id: InstanceId, count: int) -> list[LogLine]:
@@ -362,23 +376,3 @@ def _offset_of_tail(file: BinaryIO, lines: int) -> tuple[int, int]:
         if len(rest) > LINE_BYTES:
             return position, 0
     return 0, lines
-
-
-@functools.lru_cache(maxsize=4096)
-def _whole_seconds(text: bytes, zone: bytes) -> float | None:
-    try:
-        moment = dt.datetime.fromisoformat((text + (b"+00:00" if zone in {b"", b"Z"} else zone)).decode("ascii"))
-        return moment.timestamp()
-    except ValueError:
-        return None
-
-
-def _seconds(stamp: bytes) -> float | None:
-    head, point, tail = stamp[:19], stamp[19:20], stamp[20:]
-    if point != b".":
-        return _whole_seconds(head, stamp[19:])
-    digits = 0
-    while digits < len(tail) and 48 <= tail[digits] <= 57:
-        digits += 1
-    whole = _whole_seconds(head, tail[digits:])
-    return None if whole is None else whole + (int(tail[:digits]) / 10**digits if digits else 0.0)

@@ -150,12 +150,16 @@ class Report(Message, frozen=True, kw_only=True):
 
 
 class LogsRequest(msgspec.Struct, frozen=True, kw_only=True, tag="logs"):
-    """`since` and `until` are seconds since the epoch; `tail` counts lines from the end, None for all."""
+    """
+    `since` is seconds since the epoch; `tail` counts lines from the end, None for all. With `after`, and no `tail`, an
+    instance is read on from the `place` of a line instead.
+    """
 
     instances: list[str]
     follow: bool = False
     tail: int | None = None
     since: float | None = None
+    after: dict[str, str] = {}
 
 
 class ExecRequest(msgspec.Struct, frozen=True, kw_only=True, tag="exec"):
@@ -180,13 +184,17 @@ class StreamHello(Message, frozen=True, kw_only=True):
 
 
 class LogLine(Message, frozen=True, kw_only=True):
-    """One line of an instance. `at` is seconds since the epoch; `partial` lines go on in the next message."""
+    """
+    One line of an instance. `at` is seconds since the epoch; `partial` lines go on in the next message. `place` is
+    where it ends, in the agent's words: a time can't say that, since many lines share one and clocks are set back.
+    """
 
     instance: str
     at: float
     stream: Literal["stdout", "stderr"]
     text: str
     partial: bool = False
+    place: str = ""
 
 
 class ExecData(Message, frozen=True, kw_only=True):

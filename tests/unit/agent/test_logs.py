@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.agent.factories import ins
 
-from shellwego.agent.log_reader import LINE_BYTES, Cursor, last_lines, parse_entry, read_logs
+from shellwego.agent.log_entries import parse_entry
+from shellwego.agent.log_reader import LINE_BYTES, Cursor, last_lines, read_logs
 from shellwego.agent.logs import CURRENT, LogFile, LogLimits, LogStore, plan_prune, rotated_files
 from shellwego.core.errors import NotFound
 from shellwego.core.ids import InstanceId
@@ -99,6 +100,27 @@ async def test_the_tail_is_the_end_of_the_whole(
         texts(await everything(store, LogsRequest(instances=[B], tail=count)))
         == whole[len(whole) - min(count, len(whole)) :]
     )
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=12), st.data())
+async def test_who_comes_back_goes_on_behind_the_last_line(
+    tmp_path_factory: pytest.TempPathFactory, seconds: list[int], data: st.DataObject
+) -> None:
+    """However many lines have one time, wherever the clock was set back, and whatever file they are in by now."""
+    store = LogStore(tmp_path_factory.mktemp("logs"))
+    current = store.path_for(APP, B)
+    current.write_bytes(b"".join(cri(second, f"line {n}") for n, second in enumerate(seconds)))
+    whole = await everything(store, LogsRequest(instances=[B]))
+    last = data.draw(st.integers(0, len(whole) - 1))
+    current.rename(current.with_name("0000000001.log"))
+    current.write_bytes(cri(4, "in the next file") + cri(2, "and one more"))
+    after = {B: whole[last].place}
+    rest = texts(await everything(store, LogsRequest(instances=[B], since=9, after=after)))
+    assert rest == [*texts(whole[last + 1 :]), "in the next file", "and one more"]
+    current.with_name("0000000001.log").unlink()
+    rest = await everything(store, LogsRequest(instances=[B], after=after))
+    assert texts(rest) == ["in the next file", "and one more"], "what made room is gone, and nothing else"
+    assert await everything(store, LogsRequest(instances=[B], after={B: rest[-1].place})) == []
 
 
 async def test_instances_are_merged_by_time(store: LogStore) -> None:

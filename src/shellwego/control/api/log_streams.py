@@ -13,7 +13,9 @@ import datetime as dt
 import heapq
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import msgspec
 
 from shellwego.control.api.parts import ApiParts, Stream
 from shellwego.control.store.records import InstanceRecord
@@ -34,7 +36,10 @@ _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 @dataclass(frozen=True, slots=True)
 class LogsQuery:
-    """Which lines of which instances. `tail` counts from the end of all of them together; None is all there is."""
+    """
+    Which lines of which instances. `tail` counts from the end of all of them together; None is all there is. Who comes
+    back has lines already: each instance in `after` goes on behind the line that ended there.
+    """
 
     organisation: OrganisationId
     app: AppId
@@ -42,6 +47,15 @@ class LogsQuery:
     since: float | None = None
     process: str | None = None
     instance: str | None = None
+    after: dict[InstanceId, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A line, and where in its instance's log it ends."""
+
+    entry: LogEntry
+    place: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +66,7 @@ class _Source:
     release: str
 
 
-async def history(parts: ApiParts, query: LogsQuery) -> AsyncGenerator[LogEntry, None]:
+async def history(parts: ApiParts, query: LogsQuery) -> AsyncGenerator[Told, None]:
     """What was printed, in the order of time. Raises NodeUnavailable when no node that has lines answers."""
     sources = await _sources(parts, query)
     async with contextlib.aclosing(_printed(parts, query, sources)) as lines:
@@ -60,18 +74,17 @@ async def history(parts: ApiParts, query: LogsQuery) -> AsyncGenerator[LogEntry,
             yield _entry(line, sources)
 
 
-async def follow(parts: ApiParts, query: LogsQuery) -> AsyncGenerator[LogEntry, None]:
+async def follow(parts: ApiParts, query: LogsQuery) -> AsyncGenerator[Told, None]:
     """The last lines, then every new one, of present and future instances, until the caller stops."""
     sources = await _sources(parts, query)
-    seen: dict[InstanceId, float] = {}
+    seen = dict(query.after)
     if query.tail != 0:
         with contextlib.suppress(NodeUnavailable):  # Whose node is away now is waited for, not refused.
             async with contextlib.aclosing(_printed(parts, query, sources)) as printed:
                 async for line in printed:
-                    id = InstanceId(line.instance)
-                    seen[id] = max(line.at, seen.get(id, 0.0))
+                    seen[InstanceId(line.instance)] = line.place
                     yield _entry(line, sources)
-    lines: asyncio.Queue[LogEntry] = asyncio.Queue(_QUEUE)
+    lines: asyncio.Queue[Told] = asyncio.Queue(_QUEUE)
     watching = asyncio.ensure_future(_Follower(parts, query, lines, present=set(sources), seen=seen).run())
     try:
         while True:
@@ -97,7 +110,8 @@ async def _printed(
     async with contextlib.AsyncExitStack() as stack:
         streams = []
         for node, ids in by_node.items():
-            request = LogsRequest(instances=ids, follow=False, tail=query.tail, since=query.since)
+            after = {str(id): query.after[id] for id in ids if id in query.after}
+            request = LogsRequest(instances=[*ids], tail=query.tail, since=query.since, after=after)
             try:
                 streams.append(await stack.enter_async_context(_lines(parts, node, request)))
             except NodeUnavailable:
@@ -116,18 +130,18 @@ async def _printed(
 
 class _Follower:
     """
-    Keeps one stream open for each present instance of the app. Each goes on after its own last line, never after
-    another's: the clocks of nodes differ.
+    Keeps one stream open for each present instance of the app. Each goes on where its own last line ended, never after
+    a time: lines share one, clocks are set back, and those of nodes differ.
     """
 
     def __init__(
         self,
         parts: ApiParts,
         query: LogsQuery,
-        lines: asyncio.Queue[LogEntry],
+        lines: asyncio.Queue[Told],
         *,
         present: set[InstanceId],
-        seen: dict[InstanceId, float],
+        seen: dict[InstanceId, str],
     ) -> None:
         self._parts, self._query, self._lines = parts, query, lines
         self._present, self._seen = present, seen
@@ -149,16 +163,15 @@ class _Follower:
         """One instance's lines to the end of its stream; it is taken up again by the next look."""
         instance = source.instance
         assert instance.node is not None
-        since = self._seen.get(instance.id)
+        place = self._seen.get(instance.id)
         # One that was there all along and whose lines were not asked for begins now; a new one with its first line.
-        tail = 0 if since is None and instance.id in self._present else None
-        request = LogsRequest(instances=[instance.id], follow=True, tail=tail, since=since)
+        tail = 0 if place is None and instance.id in self._present else None
+        after = {} if place is None else {str(instance.id): place}
+        request = LogsRequest(instances=[instance.id], follow=True, tail=tail, after=after)
         try:
             async with _lines(self._parts, instance.node, request) as stream:
                 async for line in stream:
-                    if since is not None and line.at <= since:
-                        continue
-                    self._seen[instance.id] = line.at
+                    self._seen[instance.id] = line.place
                     await self._lines.put(_labelled(line, instance.process, source.release))
         except NodeUnavailable:
             await asyncio.sleep(_LOOK_SECONDS)
@@ -182,8 +195,8 @@ async def _sources(parts: ApiParts, query: LogsQuery) -> dict[InstanceId, _Sourc
     }
 
 
-def _by_node(sources: dict[InstanceId, _Source]) -> dict[NodeId, list[str]]:
-    nodes: dict[NodeId, list[str]] = {}
+def _by_node(sources: dict[InstanceId, _Source]) -> dict[NodeId, list[InstanceId]]:
+    nodes: dict[NodeId, list[InstanceId]] = {}
     for id, source in sources.items():
         assert source.instance.node is not None
         nodes.setdefault(source.instance.node, []).append(id)
@@ -218,7 +231,7 @@ async def _whole_lines(stream: Stream) -> AsyncIterator[LogLine]:
         if message.partial and sum(map(len, pieces)) < MAXIMUM_TEXT:
             continue
         text = "".join(begun.pop(key))
-        yield LogLine(instance=message.instance, at=message.at, stream=message.stream, text=text)
+        yield msgspec.structs.replace(message, text=text, partial=False)
 
 
 async def _merge(streams: list[AsyncIterator[LogLine]]) -> AsyncIterator[LogLine]:
@@ -236,13 +249,13 @@ async def _merge(streams: list[AsyncIterator[LogLine]]) -> AsyncIterator[LogLine
             heapq.heappush(heads, (following.at, number, following))
 
 
-def _entry(line: LogLine, sources: dict[InstanceId, _Source]) -> LogEntry:
+def _entry(line: LogLine, sources: dict[InstanceId, _Source]) -> Told:
     source = sources.get(InstanceId(line.instance))
     return _labelled(line, source.instance.process if source else "", source.release if source else "")
 
 
-def _labelled(line: LogLine, process: str, release: str) -> LogEntry:
-    return LogEntry(
+def _labelled(line: LogLine, process: str, release: str) -> Told:
+    entry = LogEntry(
         # Down to the microsecond, never up: whoever goes on from this time must not miss the rest of its instant.
         at=_EPOCH + dt.timedelta(microseconds=int(line.at * 1_000_000)),
         instance=line.instance,
@@ -251,3 +264,4 @@ def _labelled(line: LogLine, process: str, release: str) -> LogEntry:
         stream=line.stream,
         text=line.text,
     )
+    return Told(entry, line.place)

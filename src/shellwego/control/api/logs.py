@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -14,15 +15,18 @@ from fastapi.responses import StreamingResponse
 
 from shellwego.control.api import problems, sse
 from shellwego.control.api.calls import Credential, RequestCredential, caller_of, credential_of
-from shellwego.control.api.log_streams import DEFAULT_TAIL, MAXIMUM_TAIL, LogsQuery, follow, history
+from shellwego.control.api.log_streams import DEFAULT_TAIL, MAXIMUM_TAIL, LogsQuery, Told, follow, history
 from shellwego.control.api.parts import ApiParts, parts_of
 from shellwego.control.api.sse import still_welcome
 from shellwego.core.errors import InvalidField, ShellWeGoError
-from shellwego.protocol import public
+from shellwego.core.ids import InstanceId
 
 router = APIRouter(prefix="/v1/apps/{app}/logs", tags=["logs"])
 
 JSON_LINES = "application/x-ndjson"
+_PLACES = 100
+"""More than an app's instances at most times; beyond, one that was silent for longest is told again."""
+_PLACE = re.compile(r"(ins_[a-z2-7]{20})\.([0-9]{0,40}\.[0-9]{1,19})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,25 +40,27 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class _Resume:
-    """Where a reader of events goes on: it has had `told` lines of the time `at`."""
+    """
+    Where a reader of events goes on: behind its last line of each instance, and with what the others said since the
+    stream began. `1767225600.25~ins_x.PLACE~ins_y.PLACE` as an event's id.
+    """
 
-    at: dt.datetime
-    told: int
+    since: float
+    after: dict[InstanceId, str]
 
     @classmethod
     def parse(cls, text: str | None) -> _Resume | None:
         """Raises InvalidField."""
         if not text:
             return None
-        at, _, told = text.partition("~")
-        try:
-            time = dt.datetime.fromisoformat(at)
-            time.timestamp()
-            if time.tzinfo is not None and told.isascii() and told.isdigit():
-                return cls(time, int(told))
-        except (ValueError, OverflowError):
-            pass
-        raise InvalidField("Last-Event-ID", "is not the id of an event of this stream.")
+        since, *places = text.split("~")
+        found = [_PLACE.fullmatch(place) for place in places]
+        if not re.fullmatch(r"[0-9]{1,12}\.[0-9]{1,9}", since) or not all(found):
+            raise InvalidField("Last-Event-ID", "is not the id of an event of this stream.")
+        return cls(float(since), {InstanceId(match[1]): match[2] for match in found if match})
+
+    def __str__(self) -> str:
+        return "~".join((f"{self.since:.6f}", *(f"{id}.{place}" for id, place in self.after.items())))
 
 
 @router.get(
@@ -73,7 +79,7 @@ async def read_logs(
     app: str,
     wanted: Annotated[Wanted, Depends()],
     credential: RequestCredential,
-    last_event_id: Annotated[str | None, Header(max_length=64)] = None,
+    last_event_id: Annotated[str | None, Header(max_length=8192)] = None,
 ) -> Response:
     """What an app's instances printed and, following, what they print."""
     parts = parts_of(request)
@@ -81,10 +87,10 @@ async def read_logs(
     query = await _query(parts, credential, app, wanted, resume)
     if sse.MEDIA_TYPE in request.headers.get("accept", ""):
         return sse.stream(_events(follow(parts, query), resume), parts, credential)
-    entries = follow(parts, query) if wanted.follow else history(parts, query)
-    # The first entry is waited for here, so that a node that is away is a 503 and not half an answer.
-    first = None if wanted.follow else await anext(entries, None)
-    return StreamingResponse(_json_lines(first, entries, parts, credential), media_type=JSON_LINES)
+    lines = follow(parts, query) if wanted.follow else history(parts, query)
+    # The first line is waited for here, so that a node that is away is a 503 and not half an answer.
+    first = None if wanted.follow else await anext(lines, None)
+    return StreamingResponse(_json_lines(first, lines, parts, credential), media_type=JSON_LINES)
 
 
 @router.websocket("/stream")
@@ -125,7 +131,7 @@ async def _query(
     since = _utc(wanted.since).timestamp() if wanted.since is not None else None
     tail = wanted.tail
     if resume is not None:
-        since, tail = resume.at.timestamp(), None
+        since, tail = resume.since, None
     elif tail is None and since is None:
         tail = DEFAULT_TAIL
     async with parts.store.reading() as work:
@@ -134,43 +140,42 @@ async def _query(
         app = await tenant.apps.named(reference)
         if wanted.instance is not None:
             await tenant.instances.get(wanted.instance)
-    return LogsQuery(caller.organisation, app.id, tail, since, wanted.process, wanted.instance)
+    after = resume.after if resume is not None else {}
+    return LogsQuery(caller.organisation, app.id, tail, since, wanted.process, wanted.instance, after)
 
 
-async def _events(
-    entries: AsyncGenerator[public.LogEntry, None], resume: _Resume | None
-) -> AsyncGenerator[bytes, None]:
-    """An id is a time, and how many lines of that time were told: a buffer of lines often has one time for all."""
-    at, told = (resume.at, 0) if resume is not None else (None, 0)
-    async with contextlib.aclosing(entries):
-        async for entry in entries:
-            at, told = (at, told + 1) if entry.at == at else (entry.at, 1)
-            if resume is not None and entry.at == resume.at and told <= resume.told:
-                continue
-            yield sse.Event(f"{entry.at.isoformat()}~{told}", "log", entry.model_dump_json()).encode()
+async def _events(lines: AsyncGenerator[Told, None], resume: _Resume | None) -> AsyncGenerator[bytes, None]:
+    async with contextlib.aclosing(lines):
+        async for line in lines:
+            resume = resume or _Resume(line.entry.at.timestamp(), {})
+            id = InstanceId(line.entry.instance)
+            # The last to speak stands last, and the longest silent are let go: a stream may live for many deployments.
+            kept = [item for item in resume.after.items() if item[0] != id][1 - _PLACES :]
+            resume = _Resume(resume.since, {**dict(kept), id: line.place})
+            yield sse.Event(str(resume), "log", line.entry.model_dump_json()).encode()
 
 
 async def _json_lines(
-    first: public.LogEntry | None,
-    entries: AsyncGenerator[public.LogEntry, None],
+    first: Told | None,
+    lines: AsyncGenerator[Told, None],
     parts: ApiParts,
     credential: Credential,
 ) -> AsyncIterator[bytes]:
     if first is not None:
-        yield first.model_dump_json().encode() + b"\n"
+        yield first.entry.model_dump_json().encode() + b"\n"
     stopping = asyncio.ensure_future(parts.stopping.wait())
-    pending: asyncio.Future[public.LogEntry | None] | None = None
+    pending: asyncio.Future[Told | None] | None = None
     try:
         while not stopping.done():
             if pending is None:
-                pending = asyncio.ensure_future(anext(entries, None))
+                pending = asyncio.ensure_future(anext(lines, None))
             waited: set[asyncio.Future[Any]] = {pending, stopping}
             await asyncio.wait(waited, timeout=parts.settings.heartbeat_seconds, return_when=asyncio.FIRST_COMPLETED)
             if pending.done():
-                entry, pending = pending.result(), None
-                if entry is None:
+                line, pending = pending.result(), None
+                if line is None:
                     return
-                yield entry.model_dump_json().encode() + b"\n"
+                yield line.entry.model_dump_json().encode() + b"\n"
             elif not await still_welcome(parts, credential):
                 return
     finally:
@@ -179,13 +184,13 @@ async def _json_lines(
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, Exception):
                     await task
-        await entries.aclose()
+        await lines.aclose()
 
 
-async def _send(socket: WebSocket, entries: AsyncIterator[public.LogEntry]) -> None:
+async def _send(socket: WebSocket, lines: AsyncIterator[Told]) -> None:
     with contextlib.suppress(WebSocketDisconnect, RuntimeError):
-        async for entry in entries:
-            await socket.send_text(entry.model_dump_json())
+        async for line in lines:
+            await socket.send_text(line.entry.model_dump_json())
 
 
 async def _left(socket: WebSocket) -> None:
