@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from shellwego.agent.plan import CRASH_LOOP_FAILURES, Record, pause_seconds
-from shellwego.core.instances import ExitReason, InstanceState, waiting_words
+from shellwego.core.instances import ExitReason, InstanceState, looping_words, starting_words, unhealthy_words, waiting_words
 from shellwego.protocol.messages import InstanceReport, InstanceSpec
 
 REASON_CHARACTERS = 1000
@@ -80,14 +80,14 @@ def _state(record: Record | None, activity: Activity | None, check_detail: str) 
 
     if record.run is not None:
         if record.unhealthy:
-            return state.UNHEALTHY, f"health check failed: {record.unhealthy}"
+            return state.UNHEALTHY, unhealthy_words(record.unhealthy)
         if activity is not None and activity.phase is Phase.ENDING:
             return state.STARTING, activity.detail  # Said before the signal is sent: it must lose its traffic first.
         if record.healthy_since is not None:
             return state.HEALTHY, f"last end: {last}" if last else ""
         if looping:
-            return state.CRASH_LOOP, f"{last}; started again, not healthy yet"
-        return state.STARTING, f"not healthy yet: {check_detail}" if check_detail else "not healthy yet"
+            return state.CRASH_LOOP, looping_words(last)
+        return state.STARTING, starting_words(check_detail)
 
     if activity is not None and not looping:
         match activity.phase:

@@ -102,12 +102,30 @@ class ExitStatus:
             case ExitReason.FAILED_TO_START:
                 return f"failed to start: {self.message}"
             case ExitReason.UNHEALTHY:
-                return f"health check failed: {self.message}"
+                return unhealthy_words(self.message)
             case ExitReason.UNKNOWN:
                 return self.message or "ended unseen"
 
 
+_UNHEALTHY = "health check failed"
+_NOT_YET = "not healthy yet"
 _PAUSE = "; next start after a pause of "
+_AGAIN = f"; started again, {_NOT_YET}"
+
+
+def unhealthy_words(check: str) -> str:
+    """A check that failed too often, and what it saw."""
+    return f"{_UNHEALTHY}: {check}"
+
+
+def starting_words(check: str) -> str:
+    """A program that runs and has not been healthy, and what the check saw so far."""
+    return f"{_NOT_YET}: {check}" if check else _NOT_YET
+
+
+def looping_words(last: str) -> str:
+    """A program that ended again and again, how it did last, and runs once more."""
+    return f"{last}{_AGAIN}"
 
 
 def waiting_words(last: str, *, pause_seconds: float, failures: int) -> str:
@@ -118,7 +136,13 @@ def waiting_words(last: str, *, pause_seconds: float, failures: int) -> str:
 
 def end_of(words: str) -> str:
     """The end alone: to whoever has given the instance up, the next start is no news."""
-    return words.partition(_PAUSE)[0]
+    return words.partition(_PAUSE)[0].partition(_AGAIN)[0]
+
+
+def check_of(words: str) -> str:
+    """What the health check saw, if that is what the words tell."""
+    heading, _, check = end_of(words).partition(": ")
+    return check if heading in {_UNHEALTHY, _NOT_YET} else ""
 
 
 @dataclass(frozen=True, slots=True)

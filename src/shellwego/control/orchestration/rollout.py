@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from shellwego.core.ids import InstanceId, ReleaseId
-from shellwego.core.instances import ExitReason, ExitStatus, Instance, InstanceGoal, InstanceState, end_of
+from shellwego.core.instances import ExitReason, ExitStatus, Instance, InstanceGoal, InstanceState, check_of, end_of
 
 FAILED_STARTS = 3
 """So many ends before it was ever healthy, and a new release is given up: one may be bad luck, three are not."""
@@ -157,9 +157,9 @@ def _given_up(seen: Seen) -> str:
     what = end_of(seen.reason)
     match seen.exit_reason:
         case ExitReason.UNHEALTHY:
-            for heading in ("health check failed: ", "not healthy yet: "):
-                what = what.removeprefix(heading)
-            return f"{seen.instance.process} never became healthy: {what}"
+            # Its words may be those of the next start, which tell of a pull, say; better none than wrong ones.
+            check = check_of(seen.reason)
+            return f"{seen.instance.process} never became healthy" + (f": {check}" if check else "")
         case ExitReason.EXITED | ExitReason.SIGNALLED | ExitReason.OUT_OF_MEMORY as reason:
             # Its own words may be those of the next start, which has begun already.
             what = str(ExitStatus(reason, seen.exit_code or 0))

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from shellwego.control.orchestration.rollout import RolloutGoal, RolloutStep, Seen, judge_rollout, plan_rollout
 from shellwego.core.ids import InstanceId, ReleaseId
-from shellwego.core.instances import ExitReason, Instance, InstanceGoal, InstanceState, waiting_words
+from shellwego.core.instances import (
+    ExitReason,
+    Instance,
+    InstanceGoal,
+    InstanceState,
+    looping_words,
+    starting_words,
+    unhealthy_words,
+    waiting_words,
+)
 
 V1, V2 = ReleaseId("v1"), ReleaseId("v2")
 S, G = InstanceState, InstanceGoal
@@ -212,13 +221,19 @@ def test_a_release_that_keeps_ending_is_given_up_with_its_reason() -> None:
     ("state", "reason", "last", "why"),
     [
         (S.BACKOFF, ExitReason.EXITED, "exited with status 3", "web keeps ending: exited with status 3"),
-        (S.STARTING, ExitReason.EXITED, "not healthy yet: nothing there", "web keeps ending: exited with status 3"),
+        (S.STARTING, ExitReason.EXITED, starting_words("nothing there"), "web keeps ending: exited with status 3"),
         (S.BACKOFF, ExitReason.OUT_OF_MEMORY, "out of memory", "web keeps ending: out of memory"),
         (S.BACKOFF, ExitReason.FAILED_TO_START, "failed to start: no /x", "web keeps ending: failed to start: no /x"),
-        (S.UNHEALTHY, ExitReason.UNHEALTHY, "health check failed: GET / answered 404",
-         "web never became healthy: GET / answered 404"),
-        (S.STARTING, ExitReason.UNHEALTHY, "not healthy yet: GET / answered 404",
-         "web never became healthy: GET / answered 404"),
+        (S.CRASH_LOOP, ExitReason.FAILED_TO_START, looping_words("failed to start: no /x"),
+         "web keeps ending: failed to start: no /x"),
+        (S.UNHEALTHY, ExitReason.UNHEALTHY, unhealthy_words("GET / answered: 404"),
+         "web never became healthy: GET / answered: 404"),
+        (S.BACKOFF, ExitReason.UNHEALTHY, unhealthy_words("no answer"), "web never became healthy: no answer"),
+        (S.CRASH_LOOP, ExitReason.UNHEALTHY, looping_words(unhealthy_words("no answer")),
+         "web never became healthy: no answer"),
+        (S.STARTING, ExitReason.UNHEALTHY, starting_words("no answer"), "web never became healthy: no answer"),
+        (S.STARTING, ExitReason.UNHEALTHY, starting_words(""), "web never became healthy"),
+        (S.PULLING, ExitReason.UNHEALTHY, "pulling 3 of 90 MB", "web never became healthy"),
     ],
 )  # fmt: skip
 def test_who_reads_why_it_was_given_up_hears_of_no_next_start(
