@@ -34,6 +34,7 @@ _REMEDY = {
     "not_found": "Check the name and the organisation you are signed in to (`shellwego auth status`).",
     "already_exists": "Choose another name.",
     "conflict": "Read the message; wait for what is under way, or undo it.",
+    "image_not_kept": "Deploy the source again, or go back to one of the ten newest releases.",
     "unauthenticated": "Sign in again, or set `SHELLWEGO_TOKEN` to a token that is valid.",
     "forbidden": "Ask an operator of the cloud.",
     "too_large": "Send less: exclude files with `.dockerignore`, or use a smaller image.",

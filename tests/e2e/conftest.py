@@ -26,9 +26,9 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCloud]:
 def cloud_for_a_while(running: RunningCloud) -> Iterator[RunningCloud]:
     """Starts it; Ctrl-C and uninstall at the end, then nothing may be left."""
     before = host_network()
-    running.start()
-    short = running.short
     try:
+        running.start()
+        short = running.short
         yield running
     finally:
         with contextlib.suppress(OSError):  # So that a failure can be looked into when the cloud is gone.

@@ -13,6 +13,7 @@ from shellwego.control.services.sealing import config_of, options_of
 from shellwego.control.services.shapes import Found
 from shellwego.core.deployments import DeploymentState
 from shellwego.core.errors import BuildFailed, Conflict
+from shellwego.core.releases import KEPT_RELEASES
 
 DIGEST = "registry.test/site@sha256:" + "a" * 64
 
@@ -177,6 +178,26 @@ async def test_rollback_brings_image_and_configuration_back(world: World, member
     for label in ("v3", "v0", "2x", "rel_aaaaaaaaaaaaaaaaaaaa", "\u0662"):
         answer = await member.post("/v1/apps/blog/deployments", json={"release": label})
         problem(answer, 422, "invalid_field", "release")
+
+
+async def test_a_rollback_to_a_built_image_that_made_room_is_refused(world: World, member):
+    """Or it fails on a node, after its pull, with words about a registry that never had the image."""
+    await make(member)
+    pulled, built, newer = (f"registry.example/shop@sha256:{1:064x}", *(f"sha256:{n:064x}" for n in (2, 3)))
+    for image in (pulled, built, *[newer] * (KEPT_RELEASES - 1)):
+        made = await deploy(member, image="any")
+        await release(world, made["id"], image=image)
+        await succeed(world, made["id"])
+    assert (await deploy(member, release="v2"))["state"] == "rolling", "it is the tenth, and kept"
+    last = await deploy(member, image="any")
+    await release(world, last["id"], image=newer)
+    await succeed(world, last["id"])
+    refusal = problem(await member.post("/v1/apps/blog/deployments", json={"release": "v2"}), 409, "image_not_kept")
+    assert "Deploy its source again" in refusal["detail"]
+    back = await deploy(member, release="v1")
+    assert back["state"] == "rolling", "what a registry has is pulled again"
+    async with world.store.reading() as work:
+        assert pulled in await work.for_the_cloud().releases.images_to_keep(newest=KEPT_RELEASES)
 
 
 async def test_a_release_that_failed_is_never_the_previous_one(world: World, member):

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from shellwego.agent.plan import CRASH_LOOP_FAILURES, Record, pause_seconds
-from shellwego.core.instances import ExitReason, InstanceState, looping_words, starting_words, unhealthy_words, waiting_words
+from shellwego.core.instances import (
+    ExitReason,
+    InstanceState,
+    looping_words,
+    starting_words,
+    unhealthy_words,
+    waiting_words,
+)
 from shellwego.protocol.messages import InstanceReport, InstanceSpec
 
 REASON_CHARACTERS = 1000

@@ -55,6 +55,16 @@ class Conflict(ShellWeGoError):
         super().__init__(problem)
 
 
+class ImageNotKept(ShellWeGoError):
+    """A rollback to an image that was built here and has made room since."""
+
+    code = "image_not_kept"
+
+    def __init__(self, release: str) -> None:
+        self.release = release
+        super().__init__(f"The image of {release} was built here and is no longer kept. Deploy its source again.")
+
+
 class Unauthenticated(ShellWeGoError):
     """No credential, or one that isn't valid (any more)."""
 

@@ -14,6 +14,9 @@ from shellwego.core.deployments import DeploymentState
 from shellwego.core.health import HealthCheck
 from shellwego.core.ids import AppId, ReleaseId
 
+KEPT_RELEASES = 10
+"""The images of so many of an app's newest releases are kept for a rollback. What was built exists nowhere else."""
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessType:

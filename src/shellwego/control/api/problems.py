@@ -51,6 +51,7 @@ HTTP_STATUS: dict[type[ShellWeGoError], int] = {
     errors.NotFound: 404,
     errors.AlreadyExists: 409,
     errors.Conflict: 409,
+    errors.ImageNotKept: 409,
     errors.Unauthenticated: 401,
     errors.Forbidden: 403,
     errors.TooLarge: 413,

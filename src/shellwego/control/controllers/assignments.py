@@ -20,6 +20,7 @@ from shellwego.core.errors import NodeUnavailable
 from shellwego.core.health import CheckKind, HealthCheck
 from shellwego.core.ids import AppId, NodeId, ReleaseId
 from shellwego.core.instances import InstanceGoal
+from shellwego.core.releases import KEPT_RELEASES
 from shellwego.drivers.kms.port import DecryptionFailed
 from shellwego.kit.faults import fault_point, reach
 from shellwego.protocol.messages import Assignment, HealthSpec, InstanceSpec, Removal
@@ -29,7 +30,6 @@ log = structlog.get_logger()
 _NUMBERED = fault_point("server.assign.numbered")
 _SENT = fault_point("server.assign.sent")
 
-KEPT_RELEASES = 10
 """Of each app, the images of so many releases stay on its nodes, so that a rollback is quick and needs no registry."""
 
 OpenConfig = Callable[[ReleaseRecord], Awaitable[Mapping[str, str]]]

@@ -23,10 +23,19 @@ from shellwego.control.store import Tenant, UnitOfWork
 from shellwego.control.store.records import AppRecord, DeploymentRecord, ReleaseRecord
 from shellwego.core.apps import check_config
 from shellwego.core.deployments import DeploymentKind, DeploymentState
-from shellwego.core.errors import BuildFailed, Conflict, Forbidden, InvalidField, NotFound, ShellWeGoError
+from shellwego.core.errors import (
+    BuildFailed,
+    Conflict,
+    Forbidden,
+    ImageNotKept,
+    InvalidField,
+    NotFound,
+    ShellWeGoError,
+)
 from shellwego.core.ids import DeploymentId, ReleaseId, SourceId, is_id
-from shellwego.core.releases import RuntimeClass
+from shellwego.core.releases import KEPT_RELEASES, RuntimeClass
 from shellwego.drivers.images.addresses import host_of, is_loopback_name
+from shellwego.drivers.images.reference import is_digest
 from shellwego.drivers.kms.port import Kms
 from shellwego.protocol import public
 
@@ -55,7 +64,7 @@ async def create(
 ) -> DeploymentRecord:
     """
     Record a deployment. One that needs no new image has its release, and is rolling, when this returns.
-    Raises InvalidField, NotFound, Forbidden, Conflict.
+    Raises InvalidField, NotFound, Forbidden, Conflict, ImageNotKept.
     """
     tenant, app = await locked(work, caller, reference)
     request, options = _split(body)
@@ -63,6 +72,9 @@ async def create(
     before = await tenant.deployments.unfinished_of(app.id)
     if body.release is not None:
         target = await _release_to_go_back_to(tenant, app, body.release)
+        if is_digest(target.image) and target.image not in await tenant.releases.images_to_keep(newest=KEPT_RELEASES):
+            # Nodes remove it when they need room: refused now, or it would fail there, some days and not others.
+            raise ImageNotKept(target.label)
         wish = _Wish(DeploymentKind.ROLLBACK, None, None, target.id, {}, {})
     else:
         await _check_image(tenant, caller, app, body)

@@ -92,8 +92,8 @@ class ReleaseRepository(Repository[ReleaseRecord]):
 
     async def images_to_keep(self, *, newest: int) -> frozenset[str]:
         """
-        The images of each living app's `newest` releases, its current one, and those that instances still run. Any
-        other may be collected: an app that is deployed every day must not fill the disk.
+        The images of each living app's `newest` releases, its current one, those that instances still run and those
+        that are on their way. Any other may be collected: an app that is deployed every day must not fill the disk.
         """
         rank = sa.func.row_number().over(partition_by=_releases.c.app, order_by=_releases.c.number.desc())
         ranked = sa.select(_releases.c.id, rank.label("rank")).where(_releases.c.app.in_(_living_apps())).subquery()
@@ -102,6 +102,7 @@ class ReleaseRepository(Repository[ReleaseRecord]):
             _releases.c.id.in_(sa.select(ranked.c.id).where(ranked.c.rank <= newest)),
             _releases.c.id.in_(sa.select(tables.apps.c.current_release).where(tables.apps.c.deleted_at.is_(None))),
             _releases.c.id.in_(sa.select(instances.c.release).where(instances.c.removed_at.is_(None))),
+            _releases.c.id.in_(sa.select(_deployments.c.release).where(_deployments.c.finished_at.is_(None))),
         )
         statement = sa.select(_releases.c.image).where(self._mine(), kept).distinct()
         return frozenset(row.image for row in await self._execute(statement))
