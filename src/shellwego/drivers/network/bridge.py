@@ -107,8 +107,8 @@ class BridgeNetwork:
             for id in self._namespaces_of_instances():
                 await self._detach(id)
             await reach(NODE_REMOVE)
-            self._sockets.drop()
             await self._outside(namespaces.ensure_namespace_absent, self.namespace)
+            self._sockets.drop()
             await self._outside(namespaces.forget_empty_directory)
 
     async def ensure_attached(self, id: InstanceId, address: IPv4Address) -> Attachment:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections.abc import Iterable
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -29,25 +30,42 @@ class Sockets:
 
     async def take(self) -> socket.socket:
         """One that the caller closes. Raises OSError when there is no such namespace."""
-        # One that was made anew under the same name: the old one's sockets lead nowhere.
-        inode = self._namespace.stat().st_ino
-        if inode != self._of:
-            self.drop()
-            self._of = inode
-        if not self._spare:
-            made = await self._thread.run(self._namespace, _open_sockets)
-            self._spare += made
-        return socket.socket(fileno=self._spare.pop())
+        if self._namespace.stat().st_ino != self._of:
+            self.drop()  # Made anew under the same name: the old one's sockets lead nowhere.
+        if self._spare:
+            return socket.socket(fileno=self._spare.pop())
+        visited, (first, *others) = await self._thread.run(self._namespace, _open_sockets)
+        if self._is(visited):
+            if visited != self._of:
+                self.drop()
+            self._of = visited
+            self._spare += others
+        else:  # It went, or was made anew, during the visit.
+            _close(others)
+        return socket.socket(fileno=first)
 
     def drop(self) -> None:
         """Close the spare ones: an open socket keeps its namespace alive."""
-        while self._spare:
-            os.close(self._spare.pop())
+        _close(self._spare)
+        self._spare.clear()
+
+    def _is(self, inode: int) -> bool:
+        try:
+            return self._namespace.stat().st_ino == inode
+        except FileNotFoundError:
+            return False
 
 
-def _open_sockets() -> list[int]:
+def _open_sockets() -> tuple[int, list[int]]:
+    """Which namespace this is, and sockets of it."""
     kind = socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-    return [socket.socket(socket.AF_INET, kind).detach() for _ in range(_A_VISIT)]
+    here = Path("/proc/thread-self/ns/net").stat().st_ino
+    return here, [socket.socket(socket.AF_INET, kind).detach() for _ in range(_A_VISIT)]
+
+
+def _close(descriptors: Iterable[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
 
 
 async def connect(unconnected: socket.socket, address: IPv4Address, port: int, *, timeout_seconds: float) -> None:
