@@ -12,6 +12,7 @@ import json
 import re
 import shutil
 import sqlite3
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -158,6 +159,48 @@ def monitors(cloud: RunningCloud) -> set[str]:
     """The process that watches over each sandbox: it is another one when the sandbox was started again."""
     lines = (line.split(maxsplit=3) for line in inventory(cloud.short, cloud.data))
     return {line[1] for line in lines if line[0] == "process" and line[2].endswith("conmon")}
+
+
+# --- a new machine ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.long
+def test_a_backup_is_restored_onto_a_new_machine(cloud: RunningCloud, tmp_path: Path) -> None:
+    """By the how-to: what was built, its configuration, its history and the token are as they were."""
+    old, source = RunningCloud(tmp_path / "old"), tmp_path / "page"
+    source.mkdir()
+    (source / "index.html").write_text("built on the old machine")
+    with cloud_for_a_while(old):
+        old.do("deploy", str(source), "--name", "kept", "--wait")
+        old.do("config", "set", "kept", "COLOUR=blue", "--wait")
+        before = {kind: old.json(kind, "list", "kept") for kind in ("releases", "deployments")}
+        token = (old.data / "admin-token").read_text()
+        assert old.stop() == 0
+        archive = tmp_path / "cloud.tar.gz"
+        how_to("tar --create", {"/tmp/cloud.tar.gz": archive, "/tmp/docs-cloud": old.data})
+    new = RunningCloud(tmp_path / "new", api_port=old.api_port, http_port=old.http_port, https_port=old.https_port)
+    for command in ("mkdir", "tar --extract"):
+        how_to(command, {"/tmp/cloud.tar.gz": archive, "/tmp/docs-restored": new.data})
+    with cloud_for_a_while(new):
+        eventually("the app is back", lambda: new.get("kept").body == "built on the old machine")
+        assert new.json("config", "list", "kept") == {"COLOUR": "blue"}
+        assert {kind: new.json(kind, "list", "kept") for kind in before} == before
+        assert (new.data / "admin-token").read_text() == token
+        (source / "index.html").write_text("built on the new one")
+        new.do("deploy", str(source), "--name", "kept", "--wait")
+        assert new.get("kept").body == "built on the new one"
+        new.do("rollback", "kept", "--wait")
+        assert new.get("kept").body == "built on the old machine"
+        eventually("all is well", lambda: is_well(new))
+
+
+def how_to(beginning: str, places: dict[str, Path]) -> None:
+    """Run the one command of the how-to that begins so, with the test's own places."""
+    text = (Path(__file__).parents[2] / "docs/how-to/back-up-and-restore.md").read_text()
+    [line] = [line for line in text.splitlines() if line.startswith(beginning) and any(word in line for word in places)]
+    for written, place in places.items():
+        line = line.replace(written, str(place))
+    subprocess.run(line.split(), check=True, timeout=300)
 
 
 # --- the machine reboots --------------------------------------------------------------------------------------------

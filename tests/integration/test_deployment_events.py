@@ -108,19 +108,28 @@ async def test_a_chatty_build_is_told_in_large_pieces(world: World, member, wire
 async def test_what_happens_is_told_as_it_happens(world: World, member, wire):
     await member.post("/v1/apps", json={"name": "blog"})
     id = (await deploy(member, image="x"))["id"]
-    watching = asyncio.ensure_future(watch(wire, token_of(member), id))
-    await begin(world, id, DeploymentState.BUILDING)
     log = world.parts.settings.builds / f"{id}.log"
     log.parent.mkdir(parents=True)
-    with log.open("a") as file:
-        for number in range(3):
-            file.write(f"line {number}\n")
-            file.flush()
-            await asyncio.sleep(0.05)
-    async with world.store.writing() as work:
-        record = await work.for_the_cloud().deployments.get(id)
-        await service.fail(work, record, reason="no", code="build_failed")
-    events = await asyncio.wait_for(watching, 20)
+    headers = {"Authorization": f"Bearer {token_of(member)}"}
+    text = ""
+    async with (
+        asyncio.timeout(30),
+        wire.client.stream("GET", f"/v1/apps/blog/deployments/{id}/events", headers=headers) as answer,
+    ):
+        pieces = answer.aiter_text()
+        await begin(world, id, DeploymentState.BUILDING)
+        with log.open("a") as file:
+            for number in range(3):
+                file.write(f"line {number}\n")
+                file.flush()
+                while f"line {number}" not in text:
+                    text += await anext(pieces)
+        async with world.store.writing() as work:
+            record = await work.for_the_cloud().deployments.get(id)
+            await service.fail(work, record, reason="no", code="build_failed")
+        async for piece in pieces:
+            text += piece
+    events = parsed(text)
     assert lines_of(events) == ["line 0", "line 1", "line 2"]
     assert events[-1]["kind"] == "finished"
     assert events[-1]["deployment"]["state"] == "failed"

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
-from shellwego.control.store import Store, UnitOfWork, migrate
+from shellwego.control.store import Store, UnitOfWork, migrate, sqlite
 from shellwego.control.store.migrate import NEWEST_REVISION, current_revision
 from shellwego.control.store.records import (
     AppRecord,
@@ -260,8 +260,15 @@ async def test_whoever_is_cancelled_leaves_all_or_nothing(store):
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_a_file_that_another_process_writes_to_is_waited_for(store, database_url):
+async def test_a_file_that_another_process_writes_to_is_waited_for(store, database_url, monkeypatch):
     """Without holding up anybody else; and a wait that is given up leaves nothing begun."""
+    waits, begin_writing = asyncio.Event(), sqlite._begin_writing
+
+    def noticed(*arguments):
+        waits.set()
+        begin_writing(*arguments)
+
+    monkeypatch.setattr(sqlite, "_begin_writing", noticed)
     other = sqlite3.connect(database_url.removeprefix("sqlite:///"), isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
 
@@ -270,18 +277,20 @@ async def test_a_file_that_another_process_writes_to_is_waited_for(store, databa
             await work.emit("x", subject="y")
 
     for _ in range(2):
+        waits.clear()
         waiting = asyncio.ensure_future(write())
+        await waits.wait()
         async with store.reading() as work:
             assert await work.organisations.page(limit=1) == []
-        await asyncio.sleep(0.05)
         assert not waiting.done()
         waiting.cancel()
         other.execute("COMMIT")
         with pytest.raises(asyncio.CancelledError):
             await waiting
         other.execute("BEGIN IMMEDIATE")
+    waits.clear()
     waiting = asyncio.ensure_future(write())
-    await asyncio.sleep(0.05)
+    await waits.wait()
     other.execute("COMMIT")
     await waiting
     other.close()
