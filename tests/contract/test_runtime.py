@@ -22,7 +22,7 @@ from shellwego.core.errors import NotFound, StartFailed
 from shellwego.core.ids import InstanceId
 from shellwego.core.instances import ExitReason
 from shellwego.drivers.runtime.fake import FakeRuntime
-from shellwego.drivers.runtime.port import Workload
+from shellwego.drivers.runtime.port import ExecSession, Workload
 
 REAL = [pytest.param("gvisor", marks=pytest.mark.root), pytest.param("runc", marks=pytest.mark.root)]
 
@@ -413,6 +413,24 @@ class TestInside:
         assert "mine" not in said(other)
 
 
+class Person:
+    """Who sits at the terminal of a command."""
+
+    def __init__(self, session: ExecSession) -> None:
+        self._session = session
+        self._unread = b""
+
+    async def reads(self, *texts: bytes) -> None:
+        """Read on until these have come, in this order."""
+        for text in texts:
+            async with asyncio.timeout(20):
+                while text not in self._unread:
+                    chunk = await self._session.read_stdout()
+                    assert chunk, self._unread
+                    self._unread += chunk
+            self._unread = self._unread.partition(text)[2]
+
+
 class TestExec:
     async def test_closing_ends_the_command_and_its_children(self, real: World) -> None:
         """A person who closes the laptop must not leave processes behind in the app."""
@@ -437,23 +455,41 @@ class TestExec:
             'trap "stty size" WINCH; trap "echo interrupted; exit 4" INT; echo ready; while true; do sleep 0.1; done'
         )
         session = await real.driver.exec(workload.id, ("sh", "-c", script), tty=True, env={})
-        seen = b""
-
-        async def read_until(text: bytes) -> None:
-            nonlocal seen
-            async with asyncio.timeout(20):
-                while text not in seen:
-                    chunk = await session.read_stdout()
-                    assert chunk, seen
-                    seen += chunk
-
-        await read_until(b"ready")
+        person = Person(session)
+        await person.reads(b"ready")
         await session.resize(columns=101, rows=33)
-        await read_until(b"33 101")
+        await person.reads(b"33 101")
         await session.write_stdin(b"\x03")
-        await read_until(b"interrupted")
+        await person.reads(b"interrupted")
         async with asyncio.timeout(20):
             assert await session.wait() == 4
+        await session.close()
+
+    async def test_a_shell_in_a_terminal_is_a_shell_as_anywhere(self, real: World) -> None:
+        """A program is put aside and taken up again, interrupted, and its input ended; /dev/tty is this terminal."""
+        workload = real.workload()
+        await real.driver.ensure_running(workload)
+        session = await real.driver.exec(workload.id, ("sh", "-i"), tty=True, env={"PS1": "next> "})
+        person = Person(session)
+        await person.reads(b"next> ")
+        # The quotes tell what a command says from the echo of what was typed.
+        await session.write_stdin(b"sh -c 'echo be\"\"gun; exec sleep 1000'\r")
+        await person.reads(b"begun")
+        await session.write_stdin(b"\x1a")
+        await person.reads(b"Stopped", b"next> ")
+        await session.write_stdin(b"fg\r")
+        await person.reads(b"fg", b"sh -c")
+        await session.write_stdin(b"\x03")
+        await person.reads(b"next> ")
+        await session.write_stdin(b'echo ended with $?; echo in be""tween > /dev/tty; cat\r')
+        await person.reads(b"ended with 130", b"in between")
+        await session.write_stdin(b"typed\r")
+        await person.reads(b"typed", b"typed")
+        await session.write_stdin(b"\x04")
+        await person.reads(b"next> ")
+        await session.write_stdin(b"exit 7\r")
+        async with asyncio.timeout(20):
+            assert await session.wait() == 7
         await session.close()
 
     async def test_a_flood_waits_for_its_reader(self, real: World) -> None:
