@@ -149,14 +149,14 @@ async def test_apps_outlive_their_agent_and_are_adopted_as_they_are(world: World
 
 async def test_a_crashed_instance_comes_back_by_itself(world: World) -> None:
     async with running_agent(world.agent()):
-        await world.server.say(assignment(1, spec("b")))
+        await world.server.say(assignment(1, spec("b", env={"API_KEY": "correct-horse"})))
         await world.server.until_state(B, "healthy")
-        world.runtime.write_log(B, "Traceback: out of\x1b[31m luck")
+        world.runtime.write_log(B, "Traceback: out of\x1b[31m luck with correct-horse")
         world.runtime.crash(B, 3)
         failed = await world.server.until_state(B, "backoff")
         assert (failed.exit_reason, failed.exit_code) == ("exited", 3)
         assert "exited with status 3" in failed.reason
-        assert failed.last_lines == ["Traceback: out of\\x1b[31m luck"]
+        assert failed.last_lines == ["Traceback: out of\\x1b[31m luck with [secret API_KEY]"]
         again = await world.server.until_state(B, "healthy")
     assert again.restarts == 1
     assert again.exit_reason == "exited"

@@ -15,7 +15,7 @@ import re
 import socket
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from typing import Protocol
 from urllib.parse import quote
@@ -24,6 +24,7 @@ import structlog
 
 from shellwego.core.errors import ShellWeGoError
 from shellwego.core.ids import InstanceId
+from shellwego.core.redaction import Redaction
 from shellwego.drivers.runtime.port import ExecSession
 from shellwego.protocol.messages import HealthSpec
 
@@ -45,7 +46,10 @@ _SAFE_IN_PATH = "/?:@!$&'()*+,;=-._~%"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One run of one instance. `healthy` says that this run has succeeded before, as after the agent's restart."""
+    """
+    One run of one instance. `healthy` says that this run has succeeded before, as after the agent's restart. What a
+    check command prints passes through `redact` before anybody is told.
+    """
 
     id: InstanceId
     run: float
@@ -53,6 +57,7 @@ class Target:
     address: IPv4Address
     port: int | None
     healthy: bool
+    redact: Redaction = field(default_factory=Redaction)
 
 
 class Dial(Protocol):
@@ -220,7 +225,7 @@ class HealthMonitor:
                     await session.close()
         if status == 0:
             return None
-        said = (err.result() or out.result()).decode(errors="replace").strip()[-200:]
+        said = target.redact((err.result() or out.result()).decode(errors="replace").strip())[-200:]
         return f"the check command exited with status {status}" + (f": {said}" if said else "")
 
 

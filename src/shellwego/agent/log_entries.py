@@ -1,13 +1,18 @@
-"""What is one line of a CRI log file, the format in which whoever watches a sandbox writes down what it says?"""
+"""What is one line of a CRI log file, as the watcher of a sandbox writes it, and where do the last ones begin?"""
 
 from __future__ import annotations
 
 import datetime as dt
 import functools
+import os
 from dataclasses import dataclass
-from typing import Literal
+from typing import BinaryIO, Literal
 
 Stream = Literal["stdout", "stderr"]
+
+LINE_BYTES = 256 * 1024
+"""Of one line of an app this much is passed on; what follows is counted and dropped."""
+_BLOCK_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +33,33 @@ def parse_entry(line: bytes, *, fallback_at: float = 0.0) -> Entry:
         if at is not None:
             return Entry(at, "stdout" if parts[1] == b"stdout" else "stderr", parts[2][:1] == b"P", parts[3])
     return Entry(fallback_at, "stdout", False, line)
+
+
+def offset_of_tail(file: BinaryIO, lines: int) -> tuple[int, int]:
+    """Where the last `lines` whole lines begin; with fewer in the file, 0 and how many are missing."""
+    end = file.seek(0, os.SEEK_END)
+    if lines <= 0:
+        return end, 0
+    position, rest = end, b""
+    while position > 0:
+        step = min(_BLOCK_BYTES, position)
+        position -= step
+        file.seek(position)
+        block = file.read(step) + rest
+        # The first piece may begin in the block before; it is counted when that has been read.
+        pieces = block.split(b"\n")
+        rest = pieces[0] if position > 0 else b""
+        offset = position + len(block)
+        for index in range(len(pieces) - 1, 0 if position > 0 else -1, -1):
+            offset -= len(pieces[index])
+            if pieces[index] and not parse_entry(pieces[index]).partial:
+                if lines == 0:
+                    return offset + len(pieces[index]) + 1, 0
+                lines -= 1
+            offset -= 1
+        if len(rest) > LINE_BYTES:
+            return position, 0
+    return 0, lines
 
 
 @functools.lru_cache(maxsize=4096)

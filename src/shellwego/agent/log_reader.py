@@ -2,7 +2,8 @@
 
 Reads the files of `logs.py` from any point, several instances merged by time, and goes on where they grow. The reader
 sets the pace: nothing is read before the last lines were taken, so a slow one costs memory for one batch only. What an
-app writes is hostile: any bytes, lines of any length, no line end at all.
+app writes is hostile: any bytes, lines of any length, no line end at all. Its secrets stay in the files: every reader
+gets its lines from a `Cursor`, which leaves them out.
 """
 
 from __future__ import annotations
@@ -21,15 +22,14 @@ from typing import BinaryIO
 
 import msgspec
 
-from shellwego.agent.log_entries import Stream, parse_entry
+from shellwego.agent.log_entries import LINE_BYTES, Stream, offset_of_tail, parse_entry
 from shellwego.agent.logs import CURRENT, LogStore, rotated_files
 from shellwego.core.ids import InstanceId
+from shellwego.core.redaction import Redaction
 from shellwego.protocol.messages import LogLine, LogsRequest
 
 BATCH_BYTES = 256 * 1024
 BATCH_LINES = 500
-LINE_BYTES = 256 * 1024
-"""Of one line of an app this much is passed on; what follows is counted and dropped."""
 LONGEST_TAIL = 10_000
 TAIL_CHARACTERS = 8 << 20
 FOLLOW_SECONDS = 0.25
@@ -44,13 +44,24 @@ class _Said:
     )
     bytes_passed: int = 0
     bytes_cut: int = 0
+    held: str = ""
+    """The end of what was read, in which a secret may have begun."""
 
 
 class Cursor:
     """A place in the log of one instance, across its files. Blocking: call it in a thread."""
 
-    def __init__(self, store: LogStore, id: str, *, since: float | None = None, after: str | None = None) -> None:
+    def __init__(
+        self,
+        store: LogStore,
+        id: str,
+        *,
+        since: float | None = None,
+        after: str | None = None,
+        redact: Redaction | None = None,
+    ) -> None:
         self._store, self._id, self._since = store, id, since if after is None else None
+        self._redact = redact or Redaction()
         self._directory: Path | None = None
         self._file: BinaryIO | None = None
         self._name = ""
@@ -77,7 +88,7 @@ class Cursor:
         for path in reversed(self._paths()):
             try:
                 with path.open("rb") as file:
-                    offset, lines = _offset_of_tail(file, lines)
+                    offset, lines = offset_of_tail(file, lines)
             except FileNotFoundError:
                 continue
             if lines <= 0:
@@ -106,6 +117,15 @@ class Cursor:
             lines = [line for raw in self._split(chunk) if (line := self._line(raw)) is not None]
             if lines:
                 return lines
+
+    def read_unfinished(self) -> list[LogLine]:
+        """What is there of lines without an end, for a reader who goes no further."""
+        lines = []
+        for stream, said in self._said.items():
+            text, said.held = self._whole(said.held, said.bytes_cut), ""
+            if text:
+                lines.append(LogLine(instance=self._id, at=self._at, stream=stream, text=text, partial=True))
+        return lines
 
     def close(self) -> None:
         if self._file is not None:
@@ -161,14 +181,16 @@ class Cursor:
         piece = entry.text[:room]
         said.bytes_passed += len(piece)
         said.bytes_cut += len(entry.text) - len(piece)
-        text = said.decoder.decode(piece, final=not entry.partial)
+        text = said.held + said.decoder.decode(piece, final=not entry.partial)
         if not entry.partial:
-            if said.bytes_cut:
-                text += f" [{said.bytes_cut} bytes of this line were cut]"
+            text = self._whole(text, said.bytes_cut)
             said.decoder.reset()
             said.bytes_passed = said.bytes_cut = 0
-        elif not piece:
-            return None
+            said.held = ""
+        else:
+            text, said.held = self._redact.split(text)
+            if not text:
+                return None
         if self._since is not None and entry.at < self._since:
             return None
         return LogLine(
@@ -186,6 +208,12 @@ class Cursor:
             stamp = os.pread(self._file.fileno(), 40, 0).partition(b" ")[0]
             self._name = re.sub(rb"[^0-9]", b"", stamp).decode("ascii")
         return self._name
+
+    def _whole(self, text: str, bytes_cut: int) -> str:
+        if not bytes_cut:
+            return self._redact(text)
+        text, rest = self._redact.split(text)  # The rest may be half a secret.
+        return f"{text} [{bytes_cut + len(rest.encode())} bytes of this line were cut]"
 
     def _paths(self) -> list[Path]:
         if self._directory is None:
@@ -267,14 +295,22 @@ async def read_logs(store: LogStore, request: LogsRequest) -> AsyncGenerator[Seq
 
 
 def _cursors(store: LogStore, request: LogsRequest) -> list[Cursor]:
-    ids = dict.fromkeys(request.instances)
-    return [Cursor(store, id, since=request.since, after=request.after.get(id)) for id in ids]
+    return [
+        Cursor(
+            store,
+            id,
+            since=request.since,
+            after=request.after.get(id),
+            redact=Redaction.of_config(request.secrets.get(id, {})),
+        )
+        for id in dict.fromkeys(request.instances)
+    ]
 
 
-def last_lines(store: LogStore, id: InstanceId, count: int) -> list[LogLine]:
+def last_lines(store: LogStore, id: InstanceId, count: int, redact: Redaction) -> list[LogLine]:
     """The last whole lines of one instance: why it ended, mostly. Blocking, and quick."""
-    with closing(Cursor(store, id)) as cursor:
-        return _joined(_tail([cursor], count))
+    with closing(Cursor(store, id, redact=redact)) as cursor:
+        return _joined([*_tail([cursor], count), *cursor.read_unfinished()])
 
 
 def _joined(pieces: Sequence[LogLine]) -> list[LogLine]:
@@ -349,30 +385,3 @@ def _take(lines: Iterator[LogLine], count: int) -> list[LogLine]:
 def _batches(lines: list[LogLine]) -> Iterator[list[LogLine]]:
     for start in range(0, len(lines), BATCH_LINES):
         yield lines[start : start + BATCH_LINES]
-
-
-def _offset_of_tail(file: BinaryIO, lines: int) -> tuple[int, int]:
-    """Where the last `lines` whole lines begin; with fewer in the file, 0 and how many are missing."""
-    end = file.seek(0, os.SEEK_END)
-    if lines <= 0:
-        return end, 0
-    position, rest = end, b""
-    while position > 0:
-        step = min(BATCH_BYTES, position)
-        position -= step
-        file.seek(position)
-        block = file.read(step) + rest
-        # The first piece may begin in the block before; it is counted when that has been read.
-        pieces = block.split(b"\n")
-        rest = pieces[0] if position > 0 else b""
-        offset = position + len(block)
-        for index in range(len(pieces) - 1, 0 if position > 0 else -1, -1):
-            offset -= len(pieces[index])
-            if pieces[index] and not parse_entry(pieces[index]).partial:
-                if lines == 0:
-                    return offset + len(pieces[index]) + 1, 0
-                lines -= 1
-            offset -= 1
-        if len(rest) > LINE_BYTES:
-            return position, 0
-    return 0, lines

@@ -152,7 +152,8 @@ class Report(Message, frozen=True, kw_only=True):
 class LogsRequest(msgspec.Struct, frozen=True, kw_only=True, tag="logs"):
     """
     `since` is seconds since the epoch; `tail` counts lines from the end, None for all. With `after`, and no `tail`, an
-    instance is read on from the `place` of a line instead.
+    instance is read on from the `place` of a line instead. `secrets` are variables of the release of each instance
+    whose values the lines may not show; the node can't know them, since logs outlive instances.
     """
 
     instances: list[str]
@@ -160,6 +161,7 @@ class LogsRequest(msgspec.Struct, frozen=True, kw_only=True, tag="logs"):
     tail: int | None = None
     since: float | None = None
     after: dict[str, str] = {}
+    secrets: dict[str, dict[str, str]] = {}
 
 
 class ExecRequest(msgspec.Struct, frozen=True, kw_only=True, tag="exec"):

@@ -8,12 +8,14 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from ipaddress import IPv4Address
+from typing import cast
 
 import pytest
 from tests.unit.agent.factories import ins
 
 from shellwego.agent.health import HealthMonitor, Target, ask_http
 from shellwego.core.ids import InstanceId
+from shellwego.core.redaction import Redaction
 from shellwego.drivers.runtime.port import ExecSession
 from shellwego.protocol.messages import HealthSpec
 
@@ -139,12 +141,12 @@ class App:
 
 @contextlib.asynccontextmanager
 async def watching(
-    app: App, *, healthy: bool = False, started_ago: float = 0.0, **spec: object
+    app: App, *, healthy: bool = False, started_ago: float = 0.0, redact: Redaction | None = None, **spec: object
 ) -> AsyncIterator[HealthMonitor]:
     check = HealthSpec(**{"interval_seconds": 0.05, "retries": 2, "start_period_seconds": 30.0, **spec})  # type: ignore[arg-type]
     async with asyncio.TaskGroup() as tasks:
         monitor = HealthMonitor(tasks, dial=app.dial, enter=app.enter, on_verdict=app.judge)
-        monitor.watch(Target(B, time.time() - started_ago, check, ADDRESS, 8080, healthy))
+        monitor.watch(Target(B, time.time() - started_ago, check, ADDRESS, 8080, healthy, redact or Redaction()))
         yield monitor
         monitor.forget(B)
 
@@ -270,3 +272,41 @@ async def test_forgetting_ends_the_checks() -> None:
         monitor.forget(B)
         monitor.forget(B)
         assert not monitor.watched
+
+
+class Session:
+    """Stands for a check command that printed something and failed."""
+
+    def __init__(self, said: bytes) -> None:
+        self._said = said
+
+    async def read_stdout(self) -> bytes:
+        return b""
+
+    async def read_stderr(self) -> bytes:
+        said, self._said = self._said, b""
+        return said
+
+    async def close_stdin(self) -> None: ...
+
+    async def wait(self) -> int:
+        return 2
+
+    async def close(self) -> None: ...
+
+
+async def test_what_a_check_command_prints_is_told_without_the_apps_secrets() -> None:
+    """It goes into events, reasons and `instances list`. The secret reaches beyond what is cut off, too."""
+    secret = "correct-horse-battery"
+
+    async def enter(id: InstanceId, command: tuple[str, ...]) -> ExecSession:
+        return cast("ExecSession", Session(f"{secret} {'x' * 190}".encode()))
+
+    app = App()
+    app.enter = enter  # type: ignore[method-assign]
+    check = {"kind": "command", "command": ["check"], "retries": 1, "start_period_seconds": 0.0}
+    async with watching(app, redact=Redaction([("API_KEY", secret)]), **check):
+        healthy, why = await app.verdict()
+    assert not healthy
+    assert "battery" not in why
+    assert why.startswith("the check command exited with status 2: ")

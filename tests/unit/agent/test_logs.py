@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.agent.factories import ins
 
-from shellwego.agent.log_entries import parse_entry
-from shellwego.agent.log_reader import LINE_BYTES, Cursor, last_lines, read_logs
+from shellwego.agent.log_entries import LINE_BYTES, parse_entry
+from shellwego.agent.log_reader import Cursor, last_lines, read_logs
 from shellwego.agent.logs import CURRENT, LogFile, LogLimits, LogStore, plan_prune, rotated_files
 from shellwego.core.errors import NotFound
 from shellwego.core.ids import InstanceId
+from shellwego.core.redaction import Redaction
 from shellwego.protocol.messages import LogLine, LogsRequest
 
 APP = "app_" + "a" * 20
@@ -193,8 +194,8 @@ def test_a_reader_whose_file_was_deleted_goes_on_with_the_oldest_left(store: Log
 
 def test_the_last_lines(store: LogStore) -> None:
     store.path_for(APP, B).write_bytes(b"".join(cri(n, str(n)) for n in range(100)))
-    assert texts(last_lines(store, B, 3)) == ["97", "98", "99"]
-    assert last_lines(store, C, 3) == []
+    assert texts(last_lines(store, B, 3, Redaction())) == ["97", "98", "99"]
+    assert last_lines(store, C, 3, Redaction()) == []
 
 
 def test_the_last_lines_are_whole_although_they_were_written_in_pieces(store: LogStore) -> None:
@@ -208,12 +209,60 @@ def test_the_last_lines_are_whole_although_they_were_written_in_pieces(store: Lo
         cri(6, "cut off by the end", stream="stderr", tag="P"),
     )
     store.path_for(APP, B).write_bytes(b"".join(pieces))
-    assert texts(last_lines(store, B, 9)) == [
+    assert texts(last_lines(store, B, 9, Redaction())) == [
         "Traceback:",
         "RuntimeError: no database",
         "of the other stream",
         "cut off by the end",
     ]
+
+
+SECRET = "correct-horse-battery"
+SECRETS = {B: {"API_KEY": SECRET}}
+
+
+async def test_a_secret_is_hidden_from_whoever_reads_the_log_of_its_instance(store: LogStore) -> None:
+    store.path_for(APP, B).write_bytes(cri(1, f"key={SECRET}!"))
+    store.path_for(APP, C).write_bytes(cri(2, f"key={SECRET}!"))
+    lines = await everything(store, LogsRequest(instances=[B, C], secrets=SECRETS))
+    assert texts(lines) == ["key=[secret API_KEY]!", f"key={SECRET}!"]
+    assert texts(last_lines(store, B, 1, Redaction([("API_KEY", SECRET)]))) == ["key=[secret API_KEY]!"]
+
+
+@given(
+    st.lists(st.text("-correcthosbaty \n", max_size=12) | st.just(SECRET), max_size=10),
+    st.lists(st.integers(1, 30), max_size=20),
+)
+async def test_a_secret_that_was_written_in_pieces_is_one(
+    tmp_path_factory: pytest.TempPathFactory, said: list[str], cuts: list[int]
+) -> None:
+    """The monitor's buffer ends where it likes, and a line of the other stream may come between."""
+    store, rest, pieces = LogStore(tmp_path_factory.mktemp("logs")), "".join(said), []
+    for cut in [*cuts, len(rest) + 1]:
+        piece, rest = rest[:cut], rest[cut:]
+        *whole, begun = piece.split("\n")
+        pieces += [cri(1, line) for line in whole]
+        pieces += [cri(1, begun, tag="P"), cri(1, "other", stream="stderr")]
+    pieces.append(cri(1, ""))
+    store.path_for(APP, B).write_bytes(b"".join(pieces))
+    request = LogsRequest(instances=[B], secrets=SECRETS)
+    shown = "".join(
+        line.text + "\n" * (not line.partial) for line in await everything(store, request) if line.stream == "stdout"
+    )
+    assert shown == "".join(said).replace(SECRET, "[secret API_KEY]") + "\n"
+
+
+async def test_the_last_words_of_a_process_that_ended_no_line_are_told(store: LogStore) -> None:
+    store.path_for(APP, B).write_bytes(cri(1, "panic: ", tag="P") + cri(1, f"{SECRET} refused", tag="P"))
+    assert texts(last_lines(store, B, 9, Redaction([("API_KEY", SECRET)]))) == ["panic: [secret API_KEY] refused"]
+
+
+async def test_half_a_secret_at_the_end_of_a_line_that_was_cut_goes_too(store: LogStore) -> None:
+    store.path_for(APP, B).write_bytes(cri(1, "x" * (LINE_BYTES - 10) + SECRET))
+    (line,) = await everything(store, LogsRequest(instances=[B], secrets=SECRETS))
+    assert SECRET[:4] not in line.text
+    cut = LINE_BYTES - 10 + len(SECRET) - line.text.count("x")
+    assert line.text.endswith(f" [{cut} bytes of this line were cut]")
 
 
 class Writer:

@@ -27,6 +27,7 @@ from shellwego.agent.report import Activity, Phase, describe, describe_removal, 
 from shellwego.agent.state import AgentState
 from shellwego.core.errors import NotFound, ShellWeGoError, StartFailed
 from shellwego.core.ids import InstanceId
+from shellwego.core.redaction import Redaction
 from shellwego.drivers.network.port import NetworkDriver
 from shellwego.drivers.runtime.port import ExecSession, Observed, RuntimeDriver
 from shellwego.kit.backoff import backoff_seconds
@@ -367,6 +368,7 @@ class Instances:
                     IPv4Address(record.address),
                     spec.port,
                     healthy=record.healthy_since is not None,
+                    redact=Redaction.of_config(spec.env),
                 )
             )
 
@@ -447,8 +449,12 @@ class Instances:
             log.warning("record.not_kept", instance=id, error=repr(error))
 
     async def _read_last_lines(self, id: InstanceId) -> None:
+        spec = self._spec(id)
+        if spec is None:  # Nobody is told of it any more.
+            return
+        redact = Redaction.of_config(spec.env)
         try:
-            lines = await asyncio.to_thread(last_lines, self._logs, id, _LAST_LINES)
+            lines = await asyncio.to_thread(last_lines, self._logs, id, _LAST_LINES, redact)
         except OSError as error:
             log.warning("log.not_read", instance=id, error=repr(error))
             return

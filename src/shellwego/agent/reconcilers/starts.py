@@ -24,6 +24,7 @@ from shellwego.agent.state import AgentState
 from shellwego.agent.workload import make_workload
 from shellwego.core.errors import ShellWeGoError, StartFailed
 from shellwego.core.instances import ExitReason, ExitStatus
+from shellwego.core.redaction import Redaction
 from shellwego.drivers.network.port import NetworkDriver
 from shellwego.drivers.runtime.port import RuntimeDriver
 from shellwego.kit.clock import Clock
@@ -130,6 +131,7 @@ class Starts:
         if not isinstance(error, (ShellWeGoError, OSError, CommandFailed, TimeoutError, InjectedFault)):
             log.exception("instance.start_broke", instance=spec.id)
             words = f"an error of ShellWeGo itself: {error!r}"
+        words = Redaction.of_config(spec.env)(words)  # A runtime's complaint may repeat what it was given.
         status = ExitStatus(ExitReason.FAILED_TO_START, message=printable(words, 800))
         address = self._state.records.get(before.id, before).address
         record = note_failure(replace(before, address=address), status, self._clock().timestamp())

@@ -1,8 +1,8 @@
 """What did the instances of an app print, and what do they print now?
 
-Each node reads the logs of its own instances; here its lines become one stream. What was printed is put in order of
-time; what is printed now comes as it comes. Who follows an app follows its future instances too. At most
-MAXIMUM_TAIL lines are held, and a slow reader holds up the nodes' streams, not our memory.
+Each node reads the logs of its own instances, and leaves out the secrets that we name to it; here its lines become one
+stream. What was printed is put in order of time; what is printed now comes as it comes. Who follows an app follows its
+future instances too. At most MAXIMUM_TAIL lines are held; a slow reader holds up the nodes' streams, not our memory.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ import contextlib
 import datetime as dt
 import heapq
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from dataclasses import dataclass, field
 
 import msgspec
 
 from shellwego.control.api.parts import ApiParts, Stream
-from shellwego.control.store.records import InstanceRecord
+from shellwego.control.services.sealing import config_of
+from shellwego.control.store.records import InstanceRecord, ReleaseRecord
 from shellwego.core.errors import NodeUnavailable, Unavailable
 from shellwego.core.ids import AppId, InstanceId, NodeId, OrganisationId
+from shellwego.core.redaction import secret_variables
 from shellwego.protocol.channel import ChannelClosed
 from shellwego.protocol.messages import LogLine, LogsRequest, StreamEnd
 from shellwego.protocol.public import LogEntry
@@ -60,10 +62,14 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """An instance, as its lines are labelled."""
+    """An instance, and the release that it runs, by which its lines are labelled and its secrets known."""
 
     instance: InstanceRecord
-    release: str
+    release: ReleaseRecord | None
+
+    @property
+    def label(self) -> str:
+        return self.release.label if self.release is not None else self.instance.release
 
 
 async def history(parts: ApiParts, query: LogsQuery) -> AsyncGenerator[Told, None]:
@@ -111,7 +117,8 @@ async def _printed(
         streams = []
         for node, ids in by_node.items():
             after = {str(id): query.after[id] for id in ids if id in query.after}
-            request = LogsRequest(instances=[*ids], tail=query.tail, since=query.since, after=after)
+            secrets = await _secrets(parts, [sources[id] for id in ids])
+            request = LogsRequest(instances=[*ids], tail=query.tail, since=query.since, after=after, secrets=secrets)
             try:
                 streams.append(await stack.enter_async_context(_lines(parts, node, request)))
             except NodeUnavailable:
@@ -167,13 +174,14 @@ class _Follower:
         # One that was there all along and whose lines were not asked for begins now; a new one with its first line.
         tail = 0 if place is None and instance.id in self._present else None
         after = {} if place is None else {str(instance.id): place}
-        request = LogsRequest(instances=[instance.id], follow=True, tail=tail, after=after)
         try:
+            secrets = await _secrets(self._parts, [source])
+            request = LogsRequest(instances=[instance.id], follow=True, tail=tail, after=after, secrets=secrets)
             async with _lines(self._parts, instance.node, request) as stream:
                 async for line in stream:
                     self._seen[instance.id] = line.place
-                    await self._lines.put(_labelled(line, instance.process, source.release))
-        except NodeUnavailable:
+                    await self._lines.put(_labelled(line, instance.process, source.label))
+        except (NodeUnavailable, Unavailable):
             await asyncio.sleep(_LOOK_SECONDS)
         finally:
             self._followed.discard(instance.id)
@@ -187,12 +195,19 @@ async def _sources(parts: ApiParts, query: LogsQuery) -> dict[InstanceId, _Sourc
         instances += [i for i in await tenant.instances.of_app(query.app) if i.id not in living]
         releases = await tenant.releases.some({i.release for i in instances})
     return {
-        i.id: _Source(i, releases[i.release].label if i.release in releases else i.release)
+        i.id: _Source(i, releases.get(i.release))
         for i in instances
         if i.node is not None
         and query.process in {None, i.process}
         and (query.instance is None or i.id == query.instance)
     }
+
+
+async def _secrets(parts: ApiParts, sources: Collection[_Source]) -> dict[str, dict[str, str]]:
+    """What the lines of each instance may not show. Raises Unavailable, DecryptionFailed."""
+    releases = {source.release.id: source.release for source in sources if source.release is not None}
+    known = {id: secret_variables(await config_of(parts.kms, release)) for id, release in releases.items()}
+    return {s.instance.id: found for s in sources if (found := known.get(s.instance.release))}
 
 
 def _by_node(sources: dict[InstanceId, _Source]) -> dict[NodeId, list[InstanceId]]:
@@ -251,7 +266,7 @@ async def _merge(streams: list[AsyncIterator[LogLine]]) -> AsyncIterator[LogLine
 
 def _entry(line: LogLine, sources: dict[InstanceId, _Source]) -> Told:
     source = sources.get(InstanceId(line.instance))
-    return _labelled(line, source.instance.process if source else "", source.release if source else "")
+    return _labelled(line, source.instance.process if source else "", source.label if source else "")
 
 
 def _labelled(line: LogLine, process: str, release: str) -> Told:

@@ -17,7 +17,7 @@ from pathlib import Path
 from shellwego.core import dockerfiles
 from shellwego.core.errors import BuildFailed, InvalidField
 from shellwego.drivers.images import base_layouts
-from shellwego.drivers.images.build_log import BuildLog
+from shellwego.drivers.images.build_log import BuildLog, redaction_for
 from shellwego.drivers.images.port import BuildRequest, ImageStore, Resolved
 
 _LOOK_SECONDS = 0.01
@@ -33,7 +33,7 @@ class FakeBuilder:
     async def build(self, request: BuildRequest, *, on_log: Callable[[str], None]) -> Resolved:
         """See `Builder.build`."""
         self.builds.append(request)
-        log = BuildLog(on_log, secrets=request.secrets.values())
+        log = BuildLog(on_log, redaction_for(request))
         if not request.context.is_dir():
             raise InvalidField("context", "is not a folder.")
         mapped = {dockerfiles.familiar_name(name): reference for name, reference in request.bases.items()}

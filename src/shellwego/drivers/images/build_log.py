@@ -11,11 +11,13 @@ import base64
 import datetime as dt
 import json
 import re
-import urllib.parse
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+
+from shellwego.core.redaction import Redaction, secrets_in
+from shellwego.drivers.images.port import BuildRequest
 
 LINE_CHARACTERS = 2000
 LOG_CHARACTERS = 4 << 20
@@ -23,7 +25,7 @@ LAST_LINES = 40
 
 _HELD_CHARACTERS = 64 * 1024
 _SHORTEST_SECRET = 4
-"""A shorter value is not hidden: doing so would garble every line, and no such value protects anything."""
+"""Less than of a variable (`core.redaction`): whoever names a secret to a build leaves nothing to guess."""
 
 _ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -32,24 +34,11 @@ _EXCLUDED = re.compile(r" --exclude=\S+")  # The Dockerfiles that we write have 
 _EXIT = re.compile(r'process "(.*)" did not complete successfully: (.*)', re.DOTALL)
 
 
-class Redaction:
-    """Finds secrets in text: as they are, each of their lines, and as base64 and URL encodings of the whole."""
-
-    def __init__(self, secrets: Iterable[bytes]) -> None:
-        forms: set[str] = set()
-        for secret in secrets:
-            text = secret.decode(errors="replace").strip()
-            forms.update({text, *(line.strip() for line in text.splitlines())})
-            for raw in {secret, secret.strip()}:
-                forms.add(base64.b64encode(raw).decode().rstrip("="))
-                forms.add(base64.urlsafe_b64encode(raw).decode().rstrip("="))
-            forms.add(urllib.parse.quote(text, safe=""))
-            forms.add(json.dumps(text)[1:-1])
-        known = sorted((f for f in forms if len(f) >= _SHORTEST_SECRET), key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, known))) if known else None
-
-    def __call__(self, text: str) -> str:
-        return text if self._pattern is None else self._pattern.sub("[secret]", text)
+def redaction_for(request: BuildRequest) -> Redaction:
+    """Hides what this build was trusted with: its secrets, and arguments that are secrets by their name or form."""
+    secrets = ((name, value.decode(errors="replace")) for name, value in request.secrets.items())
+    told = ((name, secret) for name, secret in secrets if len(secret.strip()) >= _SHORTEST_SECRET)
+    return Redaction((*told, *secrets_in(request.build_args)))
 
 
 @dataclass(slots=True)
@@ -67,9 +56,9 @@ class _Step:
 class BuildLog:
     """Feed it BuildKit's lines; it calls `emit` with ours and remembers what a failure has to say."""
 
-    def __init__(self, emit: Callable[[str], None], *, secrets: Iterable[bytes] = ()) -> None:
+    def __init__(self, emit: Callable[[str], None], redact: Redaction | None = None) -> None:
         self._emit = emit
-        self._redact = Redaction(secrets)
+        self._redact = redact or Redaction()
         self._steps: dict[str, _Step] = {}
         self._shown = 0
         self._characters = 0

@@ -24,7 +24,7 @@ from shellwego.core.errors import BuildFailed, DiskFull, InvalidField
 from shellwego.core.ids import OrganisationId
 from shellwego.core.networks import AllowedNetwork
 from shellwego.drivers.images import buildkit
-from shellwego.drivers.images.build_log import BuildLog
+from shellwego.drivers.images.build_log import BuildLog, redaction_for
 from shellwego.drivers.images.buildkit_cgroup import BuildGroup
 from shellwego.drivers.images.buildkit_lane import (
     Lane,
@@ -96,7 +96,7 @@ class BuildKitBuilder:
 
     async def build(self, request: BuildRequest, *, on_log: Callable[[str], None]) -> Resolved:
         """See `Builder.build`."""
-        log = BuildLog(on_log, secrets=request.secrets.values())
+        log = BuildLog(on_log, redaction_for(request))
         _check(request)
         work = self._directory / "work" / request.id
         async with self._lane_for(request, log) as lane:
