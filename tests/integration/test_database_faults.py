@@ -12,7 +12,7 @@ from tests.integration.conftest import World
 from tests.integration.postgres import Postgres
 from tests.integration.test_problems import problem
 
-from shellwego.control.store import Store, migrate
+from shellwego.control.store import NotDurable, Store, migrate
 from shellwego.control.store.engine import sqlite_url
 from shellwego.control.store.sqlite import DirectSQLite
 from shellwego.core.errors import DiskFull, Unavailable
@@ -112,6 +112,12 @@ async def test_a_sqlite_file_in_a_missing_directory_is_unavailable(tmp_path):
             await asyncio.sleep(0.01)
 
 
+def sqlite_error(words: str, code: int) -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError(words)
+    error.sqlite_errorcode = code
+    return error
+
+
 async def test_a_commit_for_which_there_is_no_room_spoils_no_other(tmp_path, monkeypatch):
     """SQLite has rolled back by itself then; whoever writes next must not meet what is left of it."""
     url = sqlite_url(tmp_path / "store.db")
@@ -120,7 +126,7 @@ async def test_a_commit_for_which_there_is_no_room_spoils_no_other(tmp_path, mon
 
     def full(_dialect, connection):
         connection.rollback()
-        raise sqlite3.OperationalError("database or disk is full")
+        raise sqlite_error("database or disk is full", sqlite3.SQLITE_FULL)
 
     for _ in range(3):
         with monkeypatch.context() as patch:
@@ -130,4 +136,31 @@ async def test_a_commit_for_which_there_is_no_room_spoils_no_other(tmp_path, mon
                     await work.emit("something", subject="x")
         async with store.writing() as work:
             await work.emit("something", subject="x")
+    await store.close()
+
+
+async def test_a_commit_that_the_disk_did_not_keep_is_never_acknowledged_and_the_last(tmp_path, monkeypatch):
+    """
+    After a failed fsync the kernel may have forgotten what it could not write: nothing is built on it, and whoever
+    holds the store is told to end. What was there before can still be read.
+    """
+    url = sqlite_url(tmp_path / "store.db")
+    await migrate(url)
+    store = Store(url)
+
+    def unsynced(_dialect, _connection):
+        raise sqlite_error("disk I/O error", sqlite3.SQLITE_IOERR_FSYNC)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DirectSQLite, "do_commit", unsynced)
+        with pytest.raises(Unavailable):
+            async with store.writing() as work:
+                await work.emit("something", subject="x")
+    with pytest.raises(Unavailable, match="failed to keep a commit"):
+        async with store.writing():
+            pass
+    async with store.reading() as work:
+        assert await work.nodes.all() == []
+    with pytest.raises(NotDurable):
+        await store.until_in_doubt()
     await store.close()

@@ -103,7 +103,7 @@ async def test_an_upload_that_stands_still_is_given_up(world: World, member, app
     assert files(world) == []
 
 
-@pytest.mark.parametrize("call", ["os.write", "Path.mkdir"])
+@pytest.mark.parametrize("call", ["os.write", "os.fsync", "Path.mkdir"])
 @pytest.mark.parametrize(
     ("number", "status", "code"),
     [(errno.ENOSPC, 507, "disk_full"), (errno.EROFS, 503, "unavailable"), (errno.EIO, 503, "unavailable")],
@@ -119,6 +119,17 @@ async def test_a_disk_that_takes_nothing_is_told_and_nothing_is_left(
     monkeypatch.undo()
     problem(answer, status, code)
     assert files(world) == []
+
+
+async def test_a_disk_that_fails_in_the_middle_is_told_although_nothing_can_be_removed_either(member, app, monkeypatch):
+    def refuse(*_args, **_more):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("shellwego.control.api.sources.os.write", refuse)
+    monkeypatch.setattr("shellwego.control.api.sources.Path.unlink", refuse)
+    answer = await member.post(app, content=b"\x1f\x8bxx", headers=GZIP)
+    monkeypatch.undo()
+    problem(answer, 503, "unavailable")
 
 
 async def test_a_stranger_is_refused_before_a_byte_is_taken(world: World, app):

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import secrets
 import signal
+import sys
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 
@@ -37,7 +38,7 @@ from shellwego.control.services.cloud import FirstSecrets, ensure_cloud
 from shellwego.control.services.passwords import Passwords
 from shellwego.control.services.sealing import config_of
 from shellwego.control.services.signing import SigningKey
-from shellwego.control.store import Store, migrate
+from shellwego.control.store import NotDurable, Store, migrate
 from shellwego.control.store.records import EventRecord, ImageMappingRecord
 from shellwego.core.errors import DiskFull, ShellWeGoError, Unavailable
 from shellwego.core.ids import CloudId
@@ -65,6 +66,9 @@ async def run_server(cloud: Cloud) -> None:
     kms = make_kms(cloud)
     passwords = Passwords()
     store = Store(cloud.database_url)
+    # First of all: who opens SQLite's file first makes the index of its log, and who closes it last removes both. On a
+    # disk that is quite full others would take that room, and nothing could be read.
+    await _patiently(cloud, store.version)
     await _patiently(cloud, lambda: migrate(cloud.database_url))
     await _patiently(cloud, lambda: _begin_cloud(cloud, store, passwords))
 
@@ -156,6 +160,7 @@ async def run_server(cloud: Cloud) -> None:
                 tasks.create_task(
                     forever(name, once, every_seconds=every_seconds, wake=wake, limit_seconds=5.0), name=name
                 )
+            tasks.create_task(store.until_in_doubt(), name="durability")
             tasks.create_task(listener.serve(), name="control socket")
             host, port = cloud.identity.api_bind, cloud.identity.api_port
             tasks.create_task(serve(create_api(parts), host=host, port=port, uds=cloud.api_socket), name="api")
@@ -260,7 +265,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data-dir", type=Path, required=True, help="the cloud's directory")
     cloud = load_cloud(parser.parse_args(arguments).data_dir)
     begin("server", cloud.logs)
-    uvloop.run(_until_signalled(cloud))
+    try:
+        uvloop.run(_until_signalled(cloud))
+    except* NotDurable as errors:
+        log.critical("server.not_durable", error=str(errors.exceptions[0]))
+        sys.exit(f"shellwego server: The database: {errors.exceptions[0]}")
 
 
 if __name__ == "__main__":

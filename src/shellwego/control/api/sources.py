@@ -126,7 +126,7 @@ async def _received(request: Request, parts: ApiParts, path: Path) -> AsyncItera
             sync_directory(path.parent)
         except OSError as error:
             if error.errno in FULL:
-                temporary.unlink(missing_ok=True)
+                _discard(temporary)
                 await _hear_out(chunks)
                 raise DiskFull("storing the source") from error
             if error.errno in {errno.EROFS, errno.EIO}:
@@ -136,9 +136,15 @@ async def _received(request: Request, parts: ApiParts, path: Path) -> AsyncItera
         yield upload
         kept = upload.keep
     finally:
-        temporary.unlink(missing_ok=True)
+        _discard(temporary)
         if not kept:
-            path.unlink(missing_ok=True)
+            _discard(path)
+
+
+def _discard(path: Path) -> None:
+    """What a failed disk still holds goes with `Retention`; here the upload's own fate is what matters."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 async def _write(chunks: AsyncIterator[bytes], parts: ApiParts, path: Path, upload: _Upload) -> None:

@@ -7,6 +7,7 @@ wait has a limit; what the driver raises when the database is away becomes `Unav
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Hashable, Iterator
@@ -17,13 +18,15 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from shellwego.control.store.sqlite import CommitWatch, Connections, to_its_end
+from shellwego.control.store.sqlite import CommitWatch, Connections, is_failed_sync, is_full, to_its_end
 from shellwego.core.errors import DiskFull, Unavailable
 
 _SQLITE_READERS = 4
 _WAIT_SECONDS = 5.0
 _STATEMENT_SECONDS = 15.0
 _DATABASE = "The database"
+_WRITING = "writing to the database"
+_IN_DOUBT = "its disk failed to keep a commit. The server ends, and reads anew what is there."
 # Which transactions a reader sees, and in whose lifetime the database counted them (a restored one counts anew).
 _SEEN = sa.text("SELECT pg_current_snapshot()::text || ' ' || pg_postmaster_start_time()::text")
 
@@ -45,13 +48,15 @@ def database_errors() -> Iterator[None]:
         if isinstance(error, exc.DBAPIError) and _is_passing(error):
             raise Unavailable(_DATABASE, _short(error)) from error
         if isinstance(error, exc.OperationalError | exc.InternalError | exc.InterfaceError):
-            if "disk is full" in str(error.orig):
-                raise DiskFull("writing to the database") from error
+            if is_full(error.orig):
+                raise DiskFull(_WRITING) from error
             raise Unavailable(_DATABASE, _short(error)) from error
         raise
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:  # From connecting, which SQLAlchemy leaves raw.
         raise Unavailable(_DATABASE, str(error)[:200]) from error
     except sqlite3.Error as error:  # From a connection of our own, which SQLAlchemy doesn't know.
+        if is_full(error):
+            raise DiskFull(_WRITING) from error
         raise Unavailable(_DATABASE, str(error)[:200]) from error
     except (OSError, TimeoutError) as error:
         raise Unavailable(_DATABASE, str(error)[:200] or "it is too slow.") from error
@@ -74,11 +79,19 @@ def _short(error: exc.DBAPIError | exc.StatementError) -> str:
     return str(error.orig).splitlines()[0][:200] if str(error.orig) else type(error.orig).__name__
 
 
+class NotDurable(Exception):
+    """
+    A commit could not be brought to the disk. Nobody knows whether it will be there after a power cut, and the kernel
+    forgets about a page that it could not write: the only way to know again is to read the file anew.
+    """
+
+
 class Database:
     """Connections to one database, each inside one transaction."""
 
     def __init__(self, url: str) -> None:
         self.url = url
+        self._in_doubt = asyncio.Event()
         self.is_sqlite = url.startswith("sqlite")
         self._readers: Connections | _Pooled
         self._writers: Connections | _Pooled
@@ -93,6 +106,8 @@ class Database:
     @contextlib.asynccontextmanager
     async def transaction(self, *, write: bool) -> AsyncIterator[AsyncConnection]:
         """One transaction: committed when the block ends, rolled back when it raises. Raises Unavailable."""
+        if write and self._in_doubt.is_set():
+            raise Unavailable(_DATABASE, _IN_DOUBT)
         connections = self._writers if write else self._readers
         with database_errors():
             connection = await connections.take()
@@ -105,10 +120,26 @@ class Database:
                 raise
             with database_errors():
                 # A transaction that only read has nothing to make durable; its end must not cost a wait.
-                await self._ended(connection.commit() if write else connection.rollback())
+                await (self._commit(connection) if write else self._ended(connection.rollback()))
         finally:
             with _quietly():
                 await connections.give(connection)
+
+    async def _commit(self, connection: AsyncConnection) -> None:
+        try:
+            await self._ended(connection.commit())
+        except exc.DBAPIError as error:
+            if is_failed_sync(error.orig):
+                self._in_doubt.set()
+            raise
+
+    async def until_in_doubt(self) -> None:
+        """
+        Waits for as long as every commit that was acknowledged is durable, and those that were not are undone. Raises
+        NotDurable then: nothing can be written any more, and the process has to end. PostgreSQL sees to that itself.
+        """
+        await self._in_doubt.wait()
+        raise NotDurable(_IN_DOUBT)
 
     async def _ended(self, step: Awaitable[None]) -> None:
         """The end of a transaction, cancelled or not. On SQLite what may wait in it sees to that itself."""

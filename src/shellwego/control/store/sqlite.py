@@ -149,6 +149,16 @@ def _begin_writing(driver: sqlite3.Connection, wait_seconds: float) -> None:
             driver.execute("PRAGMA busy_timeout=0")
 
 
+def is_full(error: BaseException | None) -> bool:
+    """Whether there was no room, be it for the log or for its index, which a killed process leaves to be made anew."""
+    return getattr(error, "sqlite_errorcode", None) in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}
+
+
+def is_failed_sync(error: BaseException | None) -> bool:
+    """Whether the kernel could not say that what was written has reached the disk (fsync(2): EIO)."""
+    return getattr(error, "sqlite_errorcode", None) in {sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC}
+
+
 class CommitWatch:
     """
     Tells whether anything was committed, by SQLite's own word: `PRAGMA data_version` of one connection changes with

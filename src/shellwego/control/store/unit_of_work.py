@@ -156,6 +156,10 @@ class Store:
         """Equal to an earlier answer only if nothing was committed in between, by any process. Raises Unavailable."""
         return await self.database.version()
 
+    async def until_in_doubt(self) -> None:
+        """Raises NotDurable when a commit could not be brought to the disk. Whoever uses the store must end then."""
+        await self.database.until_in_doubt()
+
     async def close(self) -> None:
         await self.database.close()
 
