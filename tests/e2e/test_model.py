@@ -1,7 +1,8 @@
 """Does a real cloud do as the model of `cloud_model.py`, whatever is asked for in whatever order?
 
 The machine that `integration/test_model.py` plays in virtual time, a short while on the real engines: always the same
-walks in `make test`, others and longer ones in `make survive`. SHELLWEGO_MODEL_EXAMPLES says how many.
+walks in `make test`, others and longer ones in `make survive`. SHELLWEGO_MODEL_EXAMPLES says how many, and
+SHELLWEGO_MODEL_STEPS how long.
 """
 
 from __future__ import annotations
@@ -114,7 +115,11 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
     [
         pytest.param(3, 15, True, id="the same walks"),
         pytest.param(
-            int(os.environ.get("SHELLWEGO_MODEL_EXAMPLES", "12")), 25, False, id="other walks", marks=pytest.mark.long
+            int(os.environ.get("SHELLWEGO_MODEL_EXAMPLES", "12")),
+            int(os.environ.get("SHELLWEGO_MODEL_STEPS", "25")),
+            False,
+            id="other walks",
+            marks=pytest.mark.long,
         ),
     ],
 )

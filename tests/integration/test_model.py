@@ -4,7 +4,7 @@ The state machine of `cloud_model.py`, and all that may happen meanwhile. What h
 (controllers, links, a real agent on drivers in memory) runs in virtual time, so that minutes cost milliseconds. Beside
 the end state it watches, all the time, what visitors see: never fewer serving instances than promised.
 
-SHELLWEGO_MODEL_EXAMPLES=2000 runs it for long.
+SHELLWEGO_MODEL_EXAMPLES=2000 runs it for long, SHELLWEGO_MODEL_STEPS=300 takes longer walks.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from shellwego.core.ids import InstanceId
 from shellwego.kit import faults
 
 EXAMPLES = int(os.environ.get("SHELLWEGO_MODEL_EXAMPLES", "8"))
-STEPS = 50
+STEPS = int(os.environ.get("SHELLWEGO_MODEL_STEPS", "50"))
 HEALTH = {"kind": "tcp", "interval_seconds": 1, "timeout_seconds": 0.5, "start_period_seconds": 2, "retries": 2}
 RESOURCES = {"memory_mib": 16, "cpu_millis": 10}
 FAULTS = (
@@ -208,7 +208,7 @@ class Machine(CloudModel):
         assert set(self.world.edge.servers) == set(self.apps)
 
 
-@pytest.mark.timeout(1800 if EXAMPLES > 8 else 600)
+@pytest.mark.timeout(600 * max(1, EXAMPLES * STEPS // 400))
 def test_the_cloud_does_as_its_model(tmp_path: Path) -> None:
     template = tmp_path / "template.db"
     asyncio.run(migrate(sqlite_url(template)))
