@@ -198,6 +198,30 @@ async def test_a_follower_that_comes_back_gets_each_line_once(world: World, memb
                 assert mine == sorted(mine), "an instance's lines are in its own order"
 
 
+@pytest.mark.parametrize(("tail", "asked"), [(0, (0, None)), (1, (None, 5.0)), (2, (None, 5.0))])
+async def test_the_first_words_of_one_that_was_silent_are_read(world: World, member, app, tail, asked):
+    """They may come between what was printed and what is printed: it is asked for all since the last line of any."""
+    node = next(iter(world.agents.connected))
+    talker, silent = await add_instance(world, node), await add_instance(world, node)
+    followed: dict[str, LogsRequest] = {}
+    both = asyncio.Event()
+
+    def answer(stream: FakeStream) -> None:
+        if not stream.request.follow:
+            stream.say(line(talker, 4.0, "old", place="1.1"), line(talker, 5.0, "newer", place="1.2"), StreamEnd())
+            return
+        followed[stream.request.instances[0]] = stream.request
+        if len(followed) == 2:
+            both.set()
+
+    world.agents.on_open = answer
+    async with Wire(world.api) as wire:
+        headers = {"Authorization": f"Bearer {token_of(member)}", "Accept": "text/event-stream"}
+        async with wire.client.stream("GET", f"/v1/apps/blog/logs?tail={tail}", headers=headers):
+            await asyncio.wait_for(both.wait(), 10)
+    assert (followed[silent].tail, followed[silent].since) == asked
+
+
 async def test_a_websocket_follows_too_and_is_refused_with_a_problem(world: World, member, app):
     node = next(iter(world.agents.connected))
     instance = await add_instance(world, node)

@@ -83,15 +83,16 @@ async def history(parts: ApiParts, query: LogsQuery) -> AsyncGenerator[Told, Non
 async def follow(parts: ApiParts, query: LogsQuery) -> AsyncGenerator[Told, None]:
     """The last lines, then every new one, of present and future instances, until the caller stops."""
     sources = await _sources(parts, query)
-    seen = dict(query.after)
+    seen, newest = dict(query.after), query.since
     if query.tail != 0:
         with contextlib.suppress(NodeUnavailable):  # Whose node is away now is waited for, not refused.
             async with contextlib.aclosing(_printed(parts, query, sources)) as printed:
                 async for line in printed:
                     seen[InstanceId(line.instance)] = line.place
+                    newest = max(line.at, newest or 0.0)
                     yield _entry(line, sources)
     lines: asyncio.Queue[Told] = asyncio.Queue(_QUEUE)
-    watching = asyncio.ensure_future(_Follower(parts, query, lines, present=set(sources), seen=seen).run())
+    watching = asyncio.ensure_future(_Follower(parts, query, lines, set(sources), seen, newest).run())
     try:
         while True:
             getting = asyncio.ensure_future(lines.get())
@@ -146,12 +147,12 @@ class _Follower:
         parts: ApiParts,
         query: LogsQuery,
         lines: asyncio.Queue[Told],
-        *,
         present: set[InstanceId],
         seen: dict[InstanceId, str],
+        newest: float | None,
     ) -> None:
         self._parts, self._query, self._lines = parts, query, lines
-        self._present, self._seen = present, seen
+        self._present, self._seen, self._newest = present, seen, newest
         self._followed: set[InstanceId] = set()
 
     async def run(self) -> None:
@@ -171,12 +172,20 @@ class _Follower:
         instance = source.instance
         assert instance.node is not None
         place = self._seen.get(instance.id)
-        # One that was there all along and whose lines were not asked for begins now; a new one with its first line.
-        tail = 0 if place is None and instance.id in self._present else None
         after = {} if place is None else {str(instance.id): place}
+        # A new one begins with its first line. One that was there, and of which nothing was printed, goes on after what
+        # was printed of the others, or now, when nothing was asked for.
+        silent = place is None and instance.id in self._present
         try:
             secrets = await _secrets(self._parts, [source])
-            request = LogsRequest(instances=[instance.id], follow=True, tail=tail, after=after, secrets=secrets)
+            request = LogsRequest(
+                instances=[instance.id],
+                follow=True,
+                tail=0 if silent and self._query.tail == 0 else None,
+                since=self._newest if silent else None,
+                after=after,
+                secrets=secrets,
+            )
             async with _lines(self._parts, instance.node, request) as stream:
                 async for line in stream:
                     self._seen[instance.id] = line.place
