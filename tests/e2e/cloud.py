@@ -71,6 +71,7 @@ class RunningCloud:
     log: Path | None = None
     """What `up` says; beside the data unless another place is given."""
     process: subprocess.Popen[bytes] | None = None
+    _short: str = ""
 
     # --- the operator ---------------------------------------------------------------------------------------------
 
@@ -147,8 +148,14 @@ class RunningCloud:
 
     @property
     def short(self) -> str:
-        identity = json.loads((self.data / "cloud.json").read_text())
-        return str(identity["cloud"]).split("_")[1][:8]
+        if not self._short:  # Remembered, since the disk may be taken away.
+            identity = json.loads((self.data / "cloud.json").read_text())
+            self._short = str(identity["cloud"]).split("_")[1][:8]
+        return self._short
+
+    @property
+    def token(self) -> str:
+        return (self.data / "admin-token").read_text().strip()
 
     # --- the developer --------------------------------------------------------------------------------------------
 
@@ -171,7 +178,7 @@ class RunningCloud:
             env={
                 **os.environ,
                 "SHELLWEGO_URL": f"http://127.0.0.1:{self.api_port}",
-                "SHELLWEGO_TOKEN": token or (self.data / "admin-token").read_text().strip(),
+                "SHELLWEGO_TOKEN": token or self.token,
                 "NO_COLOR": "1",
                 **(env or {}),
             },
@@ -186,6 +193,29 @@ class RunningCloud:
 
     def json(self, *arguments: str) -> Any:
         return self.do(*arguments, "-o", "json").json
+
+    def ask(self, method: str, path: str, body: object = None, *, token: str | None = None) -> Answer:
+        """One request to the API, without a client's patience."""
+        content = None if body is None else json.dumps(body).encode()
+        return self._ask(method, path, content, "application/json", token or self.token)
+
+    def upload(self, app: str, size: int) -> Answer:
+        """A source of so many bytes, likewise."""
+        return self._ask(
+            "POST", f"/v1/apps/{app}/sources", b"\x1f\x8b" + os.urandom(size), "application/gzip", self.token
+        )
+
+    def _ask(self, method: str, path: str, body: bytes | None, kind: str, token: str) -> Answer:
+        connection = http.client.HTTPConnection("127.0.0.1", self.api_port, timeout=60)
+        headers = {"Authorization": f"Bearer {token}"}
+        if body is not None:
+            headers["Content-Type"] = kind
+        try:
+            connection.request(method, path, body, headers)
+            answer = connection.getresponse()
+            return Answer(answer.status, answer.read().decode(), dict(answer.getheaders()))
+        finally:
+            connection.close()
 
     # --- the world ------------------------------------------------------------------------------------------------
 

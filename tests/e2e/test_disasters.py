@@ -7,11 +7,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import http.client
-import json
 import re
-import shutil
-import sqlite3
 import subprocess
 import threading
 import time
@@ -27,7 +23,8 @@ from tests.e2e.cloud import RunningCloud, eventually, is_well, problems
 from tests.e2e.conftest import cloud_for_a_while
 from tests.e2e.faults import Api, Arms, Stage, Www, small
 from tests.e2e.power import cut_the_power
-from tests.integration.postgres import Postgres
+from tests.e2e.shelves import PostgresShelf, Shelf, SQLiteShelf
+from tests.integration.postgres import Postgres, running_postgres
 from tests.leaks import inventory
 from tests.registry import Registry, running_registry
 
@@ -76,38 +73,26 @@ def on_stage(cloud: RunningCloud, arms: Arms, www: Www) -> Iterator[Stage]:
 # --- the wrong database ---------------------------------------------------------------------------------------------
 
 
-class Shelf:
-    """Databases that are not in use, each a folder with the files of SQLite."""
-
-    def __init__(self, cloud: RunningCloud, directory: Path) -> None:
-        self._cloud, self._directory = cloud, directory
-
-    def copy_now(self, name: str) -> None:
-        """As docs/how-to/back-up-and-restore.md says, while everything runs."""
-        (self._directory / name).mkdir()
-        database = sqlite3.connect(self._cloud.data / "server" / "store.db")
-        with contextlib.closing(database):
-            database.execute("VACUUM INTO ?", (str(self._directory / name / "store.db"),))
-
-    def swap(self, away: str, back: str | None) -> None:
-        """Everything that decides is ended, and finds another database, or none, when it starts."""
-        self._cloud.kill("up", "server", "agent", "edge")
-        assert self._cloud.process is not None
-        self._cloud.process.wait(timeout=30)
-        (self._directory / away).mkdir()
-        for path in (self._cloud.data / "server").glob("store.db*"):
-            path.rename(self._directory / away / path.name)
-        for path in (self._directory / back).iterdir() if back else ():
-            shutil.copy2(path, self._cloud.data / "server" / path.name)
-        self._cloud.start()
-
-
 def test_a_server_with_another_database(stage: Stage, tmp_path: Path) -> None:
     """
     Last week's database, then none, then the right one again: no request of any app fails meanwhile, nothing is
     removed, the operator is told what to do, and in the end all is as it was.
     """
-    cloud, shelf = stage.cloud, Shelf(stage.cloud, tmp_path)
+    older_then_empty_then_right(stage, SQLiteShelf(stage.cloud, tmp_path))
+
+
+@pytest.mark.long
+def test_a_server_with_another_postgresql_database(arms: Arms, registry: Registry, tmp_path: Path) -> None:
+    """Likewise."""
+    with running_postgres() as postgres:
+        postgres.sql("CREATE DATABASE swg")
+        mine = RunningCloud(tmp_path / "cloud", options=("--database-url", postgres.url("swg")))
+        with cloud_for_a_while(mine), on_stage(mine, arms, Www(registry, tmp_path)) as stage:
+            older_then_empty_then_right(stage, PostgresShelf(mine, postgres, "swg"))
+
+
+def older_then_empty_then_right(stage: Stage, shelf: Shelf) -> None:
+    cloud = stage.cloud
     shelf.copy_now("older")
     stage.deploy()
     stage.api.create("newcomer")
@@ -261,8 +246,7 @@ def test_postgresql_comes_goes_hangs_and_stutters(
     A cloud that starts before its database says what it waits for and comes up by itself. While the database is away,
     apps and proxy don't notice, and the API says 503 and when to try again; nobody asks in a storm.
     """
-    postgres = Postgres()
-    try:
+    with running_postgres() as postgres:
         postgres.sql("CREATE DATABASE swg")
         postgres.stop()
         mine = RunningCloud(tmp_path / "cloud", options=("--database-url", postgres.url("swg")))
@@ -274,7 +258,7 @@ def test_postgresql_comes_goes_hangs_and_stutters(
                 with stage.load() as load:
                     hurt()
                     rounds = len(failed_rounds(mine))
-                    refused = [ask(mine, method, path) for method, path in (("GET", "/v1/apps"), ("POST", "/v1/apps"))]
+                    refused = [mine.ask("GET", "/v1/apps"), mine.ask("POST", "/v1/apps", {"name": "asked"})]
                     assert [answer.status for answer in refused] == [503, 503]
                     assert all(int(answer.headers["Retry-After"]) > 0 for answer in refused)
                     mine.kill("server")  # It finds no database when it is back.
@@ -289,8 +273,6 @@ def test_postgresql_comes_goes_hangs_and_stutters(
                 stage.deploy()
             assert load.failures == []
             stage.settled()
-    finally:
-        postgres.close()
 
 
 @contextlib.contextmanager
@@ -306,22 +288,6 @@ def started_before(postgres: Postgres, cloud: RunningCloud) -> Iterator[RunningC
         with cloud_for_a_while(cloud):
             started.result()
             yield cloud
-
-
-def ask(cloud: RunningCloud, method: str, path: str, *, token: str | None = None) -> http.client.HTTPResponse:
-    """One request to the API, without a client's patience."""
-    connection = http.client.HTTPConnection("127.0.0.1", cloud.api_port, timeout=40)
-    headers = {"Authorization": f"Bearer {token or (cloud.data / 'admin-token').read_text().strip()}"}
-    body = None
-    if method == "POST":
-        headers["Content-Type"], body = "application/json", json.dumps({"name": "asked"})
-    try:
-        connection.request(method, path, body=body, headers=headers)
-        answer = connection.getresponse()
-        answer.problem = answer.read().decode()  # type: ignore[attr-defined]
-        return answer
-    finally:
-        connection.close()
 
 
 def failed_rounds(cloud: RunningCloud) -> list[str]:
@@ -358,7 +324,7 @@ def stuttering(postgres: Postgres) -> Iterator[None]:
 def test_the_clock_jumps(cloud: RunningCloud, arms: Arms, registry: Registry, tmp_path: Path) -> None:
     """
     An hour and a day forwards and back, under every process of the cloud: nothing is started again, no request fails,
-    a token that is over says so, and the next deployment works.
+    and a deployment that is under way is neither given up nor left waiting.
     """
     clock = tmp_path / "clock"
     clock.write_text("+0")
@@ -368,10 +334,11 @@ def test_the_clock_jumps(cloud: RunningCloud, arms: Arms, registry: Registry, tm
         "FAKETIME_TIMESTAMP_FILE": str(clock),
         "FAKETIME_NO_CACHE": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "SHELLWEGO_FAULTS_DIR": str(arms.directory),
     }
     mine = RunningCloud(tmp_path / "cloud", env=env)
     with cloud_for_a_while(mine), on_stage(mine, arms, Www(registry, tmp_path)) as stage:
-        for offset in ("+1h", "-1h", "+1d", "-1d", "+0"):
+        for offset in ("+1h", "-1d"):
             before = {i.id: (i.started_at, i.restarts) for i in stage.settled()}
             with stage.load() as load:
                 clock.write_text(offset)
@@ -380,4 +347,16 @@ def test_the_clock_jumps(cloud: RunningCloud, arms: Arms, registry: Registry, tm
                 eventually("all is well", lambda: is_well(mine))
                 assert {i.id: (i.started_at, i.restarts) for i in stage.settled()} == before, offset
                 stage.deploy()
+            assert load.failures == [], offset
+        for offset in ("+1d", "-1h", "+0"):
+            with stage.load() as load:
+                arms.arm("delay:1", "agent.start.attached")
+                page = f"deployed while it became {offset}"
+                said = stage.api.deploy(stage.app, small(stage.www.push(page)))
+                eventually("a start is under way", lambda: arms.is_taken("agent.start.attached"))
+                clock.write_text(offset)
+                ended = stage.api.until_ended(stage.app, said)
+                assert ended.state is DeploymentState.SUCCEEDED, f"{offset}: {ended.reason} {ended.last_lines}"
+                stage.page = page
+                stage.settled()
             assert load.failures == [], offset

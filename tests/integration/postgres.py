@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from shellwego.kit.ports import free_ports
@@ -74,6 +76,20 @@ class Postgres:
         command = [*self._client("psql"), "-d", database, "-v", "ON_ERROR_STOP=1", "-qc", statement]
         subprocess.run(command, check=True, capture_output=True)
 
+    def answers(self, statement: str) -> bool:
+        """Whether the statement succeeds."""
+        try:
+            self.sql(statement)
+        except subprocess.CalledProcessError:
+            return False
+        return True
+
+    def copy(self, source: str, into: str) -> None:
+        """All that is in one database, into an empty one; while others work with the first."""
+        dump = subprocess.run([*self._client("pg_dump"), source], check=True, capture_output=True).stdout
+        restore = [*self._client("psql"), "-d", into, "-v", "ON_ERROR_STOP=1", "-q"]
+        subprocess.run(restore, input=dump, check=True, capture_output=True)
+
     def close(self) -> None:
         self.stop()
         shutil.rmtree(self.directory)
@@ -98,6 +114,15 @@ class Postgres:
             return [program]
         ids = (f"--reuid={self._account.pw_uid}", f"--regid={self._account.pw_gid}")
         return ["setpriv", *ids, "--clear-groups", program]
+
+
+@contextlib.contextmanager
+def running_postgres() -> Iterator[Postgres]:
+    server = Postgres()
+    try:
+        yield server
+    finally:
+        server.close()
 
 
 def _exists(user: str) -> bool:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sqlite3
+import sys
 import threading
 import time
 
 import pytest
+from tests.e2e.small_disk import small_disk
 from tests.integration.conftest import World
 from tests.integration.postgres import Postgres
 from tests.integration.test_problems import problem
@@ -137,6 +140,41 @@ async def test_a_commit_for_which_there_is_no_room_spoils_no_other(tmp_path, mon
         async with store.writing() as work:
             await work.emit("something", subject="x")
     await store.close()
+
+
+_KILLED = """
+import asyncio, os, sys
+from shellwego.control.store import Store, migrate
+
+async def main():
+    await migrate(sys.argv[1])
+    async with Store(sys.argv[1]).writing() as work:
+        await work.emit("something", subject="x")
+    os.kill(os.getpid(), 9)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.root
+async def test_a_killed_server_reads_its_database_on_a_disk_without_one_free_byte(tmp_path):
+    """
+    SQLite makes the index of its log anew then. Who asks for the version first keeps it while others come and go;
+    otherwise its room would be somebody else's at once.
+    """
+    with small_disk(tmp_path, size_mib=32) as disk:
+        url = sqlite_url(disk.path / "store.db")
+        killed = await asyncio.create_subprocess_exec(sys.executable, "-c", _KILLED, url)
+        assert await killed.wait() == -signal.SIGKILL
+        with disk.kept_full():
+            store = Store(url)
+            try:
+                await store.version()
+                await migrate(url)
+                async with store.reading() as work:
+                    assert [event.kind for event in await work.for_the_cloud().outbox.unpublished()] == ["something"]
+            finally:
+                await store.close()
 
 
 async def test_a_commit_that_the_disk_did_not_keep_is_never_acknowledged_and_the_last(tmp_path, monkeypatch):
