@@ -33,6 +33,7 @@ from shellwego.protocol.messages import (
     Welcome,
 )
 
+HOST = "shop.localhost"
 DEADLINE_SECONDS = 30.0
 APP = Path(__file__).with_name("edge_app.py")
 SOURCE = Path(__file__).parents[2] / "src"

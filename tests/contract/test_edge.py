@@ -5,34 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.contract.edge_world import World, a_world, until, until_true, upgrade
+from tests.contract.edge_world import HOST, World, until, until_true, upgrade
 
 from shellwego.edge import apply, reconciler
 from shellwego.kit.faults import declared_points
 
 pytestmark = pytest.mark.root
-
-HOST = "shop.localhost"
-
-
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
-    async with a_world() as made:
-        yield made
-
-
-@pytest.fixture
-async def serving(world: World) -> World:
-    """An app of two instances, served."""
-    await world.start_edge()
-    servers = [await world.start_app("ins_a"), await world.start_app("ins_b")]
-    await world.server.serve(world.route("shop", *servers))
-    return world
-
 
 # --- changes under load -------------------------------------------------------------------------------------------
 

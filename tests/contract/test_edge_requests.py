@@ -4,30 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
 
 import pytest
-from tests.contract.edge_world import World, a_world, read_answer, until_true, upgrade
+from tests.contract.edge_world import HOST, World, read_answer, until_true, upgrade
 
 pytestmark = pytest.mark.root
-
-HOST = "shop.localhost"
-
-
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
-    async with a_world() as made:
-        yield made
-
-
-@pytest.fixture
-async def serving(world: World) -> World:
-    """An app of two instances, served."""
-    await world.start_edge()
-    servers = [await world.start_app("ins_a"), await world.start_app("ins_b")]
-    await world.server.serve(world.route("shop", *servers))
-    return world
-
 
 # --- where it goes ------------------------------------------------------------------------------------------------
 

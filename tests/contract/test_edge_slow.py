@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import pytest
-from tests.contract.edge_world import World, a_world, read_answer, until
+from tests.contract.edge_world import HOST, World, read_answer, until
 
 pytestmark = pytest.mark.root
 
-HOST = "shop.localhost"
 HEADERS_SECONDS, SILENCE_SECONDS = 1.5, 2.0
-
-
-@pytest.fixture
-async def world() -> AsyncIterator[World]:
-    async with a_world() as made:
-        yield made
 
 
 async def serve(world: World, *, headers_seconds: float = HEADERS_SECONDS, under: tuple[str, ...] = ()) -> None:
