@@ -221,6 +221,17 @@ async def test_a_post_that_was_received_is_never_sent_again(serving: World) -> N
     assert received == [b"cut POST"]
 
 
+async def test_a_request_that_ends_the_only_instance_is_not_sent_to_it_again(serving: World) -> None:
+    """Among several a GET that was lost goes to another; alone, the next life of the app would die of it as well."""
+    world = serving
+    await world.server.serve(world.route("shop", world.server.routes[0].servers[0]))
+    assert (await world.get(HOST, "/cut")).status == 502
+    app = world.apps["ins_a"]
+    assert app.stdout is not None
+    app.kill()
+    assert (await app.stdout.read()).splitlines() == [b"cut GET"]
+
+
 # --- poison -------------------------------------------------------------------------------------------------------
 
 

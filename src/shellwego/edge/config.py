@@ -19,10 +19,20 @@ from pathlib import Path
 from shellwego.edge.pages import CONTENT_TYPES, ERROR_PAGES, KINDS, ROUTE_PAGES, render_page
 from shellwego.edge.routes import API_BACKEND, SLOT_PREFIX, AppRoute, assign_slots
 
-SERVER_OPTIONS = "pool-max-conn 128 pool-purge-delay 2s"
+SERVER_OPTIONS = "pool-max-conn 128 pool-purge-delay 1s"
 """
-How long HAProxy keeps idle connections to an app: less than Node's five seconds, so that the app rarely closes one in
-the moment it is used. Given for each server, since `add server` ignores `default-server`.
+How long HAProxy keeps idle connections to an app: the last one goes with the third purge, before Node's five seconds,
+so that the app rarely closes one in the moment it is used. Given for each server, since `add server` ignores
+`default-server`.
+"""
+
+_SAFE = "method GET HEAD OPTIONS"
+"""What may be sent a second time when it was sent once and nothing came back."""
+
+_REQUEST_ID = "%Ts-%pid-%rt"
+"""
+When it came, to which process, as its how manieth request: the same wherever one request asks for it. `unique-id`,
+uuid() and hexadecimal digits all cost more.
 """
 
 _ACCEPTED = {"html": "text/html", "json": "json"}
@@ -182,7 +192,9 @@ def _render(
         _defaults(settings),
         _frontend(settings),
         *(_page_backend(settings.paths, name) for name in ROUTE_PAGES),
-        f"backend {API_BACKEND}\n    server api unix@{settings.api_socket} {SERVER_OPTIONS}\n",
+        f"backend {API_BACKEND}\n    http-request disable-l7-retry unless {{ {_SAFE} }}\n"
+        f"    server api unix@{settings.api_socket} {SERVER_OPTIONS}\n",
+        _app_defaults(),
     ]
     app_of = {slot: app for app, slot in slot_of.items()}
     for number in range(1, slots + 1):
@@ -230,7 +242,7 @@ def _global(settings: ProxySettings, shape: str, slots: int) -> str:
 def _defaults(settings: ProxySettings) -> str:
     paths, patience = settings.paths, settings.patience
     lines = [
-        "defaults",
+        "defaults all",
         "    mode http",
         "    log global",
         "    balance roundrobin",
@@ -247,8 +259,8 @@ def _defaults(settings: ProxySettings) -> str:
         f"    timeout server {_milliseconds(patience.silence_seconds)}",
         "    timeout client-fin 30s",
         "    timeout tunnel 24h",
-        # Another server is tried at once when one can't be connected to. A request that was sent and got nothing
-        # back is sent again only if its method is safe: see disable-l7-retry in the frontend.
+        # Another server is tried at once when one can't be connected to. What of that was sent may be sent again is
+        # narrowed down where it goes: see disable-l7-retry.
         "    retries 3",
         "    option redispatch 1",
         "    retry-on conn-failure empty-response",
@@ -264,6 +276,15 @@ def _defaults(settings: ProxySettings) -> str:
             f"lf-string \"%[var(txn.accept,-),map_sub({_errors_map(paths, status)},'{text}')]\\n\""
         )
     return "\n".join(lines) + "\n"
+
+
+def _app_defaults() -> str:
+    return (
+        "defaults app from all\n"
+        # Being able to send a request again costs a copy of its whole buffer, a tenth of what a request costs. Where
+        # one server is all there is, it would only meet the one that just died of it.
+        f"    http-request disable-l7-retry if {{ nbsrv lt 2 }} or !{{ {_SAFE} }}\n"
+    )
 
 
 def _milliseconds(seconds: float) -> str:
@@ -296,6 +317,8 @@ def _frontend(settings: ProxySettings) -> str:
         "    stick-table type ipv6 size 100k expire 1m store conn_cur",
         f"    tcp-request connection track-sc0 src{unless}",
         f"    tcp-request connection reject if {{ sc0_conn_cur gt {settings.connections_of_one} }}",
+        # Written out once for a connection: it costs more than the header itself.
+        "    tcp-request connection set-var-fmt(sess.client) %[src]",
         # A soft stop lets an idle client send one more request, and closes with the answer.
         "    option idle-close-on-response",
         # `X_Forwarded_For` becomes the same variable as `X-Forwarded-For` in many frameworks (CGI, WSGI).
@@ -304,23 +327,19 @@ def _frontend(settings: ProxySettings) -> str:
         "    http-request deny deny_status 400 if { req.hdrs -m reg \\\\x00 }",
         # Looked into only when a page is due.
         "    http-request set-var(txn.accept) req.fhdr(accept)",
-        f"    http-request set-var(txn.backend) req.fhdr(host),field(1,:),rtrim(.),lower,map_str({paths.hosts_map})",
-        "    http-request disable-l7-retry unless { method GET HEAD OPTIONS }",
         f"    http-request del-header forwarded{unless}",
         f"    http-request del-header x-forwarded- -m beg{unless}",
         f"    http-request del-header x-real-ip{unless}",
-        "    option forwardfor",
+        "    http-request add-header x-forwarded-for %[var(sess.client)]",
         ours("x-forwarded-proto", "%[ssl_fc,iif(https,http)]"),
         ours("x-forwarded-host", "%[req.fhdr(host)]"),
         ours("x-forwarded-port", "%[dst_port]"),
-        # uuid() would cost more than all the rest of these lines.
-        "    unique-id-format %{+X}o%Ts-%pid-%rt",
         "    http-request set-var(txn.id) req.fhdr(x-request-id) if { req.fhdr_cnt(x-request-id) eq 1 } "
         "{ req.fhdr(x-request-id) -m reg ^[A-Za-z0-9_.-]{8,128}$ }",
-        "    http-request set-header x-request-id %[unique-id] unless { var(txn.id) -m found }",
+        f"    http-request set-header x-request-id {_REQUEST_ID} unless {{ var(txn.id) -m found }}",
         "    http-after-response allow if { status lt 400 }",  # All below is about errors.
         "    http-after-response set-header x-request-id %[var(txn.id)] if { var(txn.id) -m found }",
-        "    http-after-response set-header x-request-id %[unique-id] unless { var(txn.id) -m found }",
+        f"    http-after-response set-header x-request-id {_REQUEST_ID} unless {{ var(txn.id) -m found }}",
         *(
             f"    http-after-response set-header content-type '{CONTENT_TYPES[kind]}' "
             f"if {{ res.hdr(content-type) -m str {_OWN_ERROR} }} {condition}"
@@ -330,7 +349,8 @@ def _frontend(settings: ProxySettings) -> str:
         f"    http-request set-log-level silent if {{ fe_req_rate gt {LOG_FEW_ABOVE} }} "
         f"!{{ rand({LOG_FEW_OF // LOG_ONE_OF}) eq 0 }}",
         f'    log-format "%[be_name,map_str({paths.owners_map},-)] %b %ST %B %Ta %ts %[fe_req_rate]"',
-        "    use_backend %[var(txn.backend)] if { var(txn.backend) -m found }",
+        # A host that isn't in the map names no backend, and none is the default one.
+        f"    use_backend %[req.fhdr(host),field(1,:),rtrim(.),lower,map_str({paths.hosts_map})]",
         "    default_backend page-unknown",
     ]
     return "\n".join(lines) + "\n"
