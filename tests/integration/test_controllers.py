@@ -166,6 +166,47 @@ async def test_a_new_version_replaces_the_old_one_by_one(world: World) -> None:
     assert (await world.deployment(deployment.id)).state is DeploymentState.SUCCEEDED
 
 
+async def test_what_runs_already_is_not_released_or_started_again(world: World) -> None:
+    """Who deploys an unchanged folder, or a tag that didn't move, waits for no restart and finds no v2."""
+    await world.deploy("blog", replicas={"web": 2}, config={"A": "1"})
+    await world.settle()
+    before = await world.instances()
+    again = await world.deploy("blog")
+    await world.rounds()
+    ended = await world.deployment(again.id)
+    assert ended.state is DeploymentState.SUCCEEDED
+    assert ended.release == ended.previous_release == before[0].release
+    assert await world.instances() == before
+
+
+@pytest.mark.parametrize("other", [{"config": {"A": "2"}}, {"port": 9000}, {"image": "sha256:" + "b" * 64}])
+async def test_what_differs_in_anything_is_another_release(world: World, other: dict[str, object]) -> None:
+    await world.deploy("blog", config={"A": "1"})
+    await world.settle()
+    [old] = await world.instances()
+    await world.deploy("blog", **other)
+    await world.settle()
+    [new] = await world.instances()
+    assert new.release != old.release
+
+
+async def test_deploying_again_what_does_not_run_well_starts_it_anew(world: World) -> None:
+    """After a crash, or while the app is stopped, a deployment is a wish for new instances."""
+    await world.deploy("blog")
+    await world.settle()
+    [ill] = await world.instances()
+    await world.report((ill, InstanceState.UNHEALTHY))
+    await world.deploy("blog")
+    await world.settle()
+    [fresh] = await world.instances()
+    assert fresh.release != ill.release
+    async with world.store.writing() as work:
+        await apps.stop(work, CALLER, "blog")
+    again = await world.deploy("blog")
+    await world.settle()
+    assert (await world.deployment(again.id)).release != fresh.release
+
+
 async def test_a_release_that_keeps_ending_is_given_up_and_the_old_one_stays(world: World) -> None:
     await world.deploy("blog")
     await world.settle()

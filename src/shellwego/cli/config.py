@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shellwego.cli.following import check_succeeded, follow
+from shellwego.cli.following import check_succeeded, follow, outcome
 from shellwego.cli.groups import App, Wait, group
 from shellwego.cli.here import Here, command
 from shellwego.cli.output import Column, counted
@@ -167,7 +167,7 @@ async def _deployed(here: Here, cloud: Cloud, name: str, deployment_id: str, *, 
     deployment = await cloud.deployments.get(name, deployment_id)
     deployment = await follow(here, cloud, deployment, name)
     check_succeeded(deployment, name)
-    here.output.say(f"{name} {deployment.release or ''} is live.".replace("  ", " "), style="green")
+    here.output.say(outcome(deployment, name), style="green")
 
 
 def _quoted(value: str) -> str:

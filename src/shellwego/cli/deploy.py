@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
 from shellwego.cli import deploy_options as options
 from shellwego.cli.deploy_flags import Flags, flags_of
 from shellwego.cli.deployments import under_way
-from shellwego.cli.following import check_succeeded, follow
+from shellwego.cli.following import check_succeeded, follow, outcome
 from shellwego.cli.groups import single
 from shellwego.cli.here import Here, command
 from shellwego.cli.output import counted, size
@@ -149,7 +148,7 @@ async def _deploy(
         took = ""
         if deployment.finished_at is not None:
             took = f" in {(deployment.finished_at - deployment.created_at).total_seconds():.0f} s"
-        here.output.say(f"{name} {deployment.release or ''} is live{took}.".replace("  ", " "), style="green")
+        here.output.say(outcome(deployment, name, took=took), style="green")
         here.output.line((await cloud.apps.get(name)).url)
     return None
 
@@ -164,6 +163,9 @@ async def _upload(here: Here, cloud: Cloud, name: str, listing: Listing, key: st
         here.output.say(f"Sending {what}.")
         source = await cloud.sources.upload(name, listing, idempotency_key=key)
     else:
+        # A moving line is for a terminal, and nobody else shall wait for its import.
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
         columns = (TextColumn("Sending {task.description}"), BarColumn(20), DownloadColumn(binary_units=True))
         with Progress(*columns, console=console, transient=True) as progress:
             task = progress.add_task(counted(listing.files, "file"), total=listing.size_bytes)

@@ -8,7 +8,7 @@ import typer
 
 from shellwego.cli.apps import short_image
 from shellwego.cli.errors import Failed
-from shellwego.cli.following import check_succeeded, follow
+from shellwego.cli.following import check_succeeded, follow, outcome
 from shellwego.cli.groups import App, group, now
 from shellwego.cli.here import Here, command
 from shellwego.cli.output import Column, age
@@ -96,7 +96,7 @@ async def finish(here: Here, cloud: Cloud, deployment: Deployment, name: str, *,
             here.output.document(deployment.model_dump(mode="json"))
         check_succeeded(deployment, name)
         if here.output.for_people:
-            here.output.say(f"{name} {deployment.release or ''} is live.".replace("  ", " "), style="green")
+            here.output.say(outcome(deployment, name), style="green")
         return
     under_way(here, deployment, name)
 

@@ -11,12 +11,10 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
 from shellwego.cli.errors import Failed
 from shellwego.cli.here import Here
 from shellwego.cli.output import printable
-from shellwego.core.deployments import DeploymentState
+from shellwego.core.deployments import DeploymentKind, DeploymentState
 
 if TYPE_CHECKING:
     from shellwego.client import Cloud
@@ -83,6 +81,13 @@ def check_succeeded(deployment: Deployment, app: str) -> None:
             )
 
 
+def outcome(deployment: Deployment, app: str, *, took: str = "") -> str:
+    """What there is to say of one that succeeded. `took` is ` in 25 s`, where that is worth a word."""
+    if deployment.release == deployment.previous_release and deployment.kind is not DeploymentKind.RESTART:
+        return f"{app} {deployment.release} runs exactly this already. Nothing was restarted."
+    return f"{app} {deployment.release} is live{took}."
+
+
 @contextlib.contextmanager
 def busy(here: Here, doing: str) -> Iterator[Callable[[str], None]]:
     """A moving line on a terminal while we wait; nothing in a pipe. Gives what changes its words."""
@@ -90,6 +95,9 @@ def busy(here: Here, doing: str) -> Iterator[Callable[[str], None]]:
     if not console.is_terminal or not here.output.for_people:
         yield lambda words: None
         return
+    # Only here, since who sees no moving line shall not wait for its import.
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
     progress = Progress(
         SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn(),
         console=console, transient=True, refresh_per_second=8,

@@ -14,7 +14,7 @@ from tests.unit.client.fake_cloud import NOW, problem
 
 from shellwego.cli.deploy_flags import FLAG_OF_KEY, Flags, flags_of
 from shellwego.cli.errors import Failed
-from shellwego.cli.following import check_succeeded
+from shellwego.cli.following import check_succeeded, outcome
 from shellwego.core.appfile_keys import FILE, leaf_paths
 from shellwego.core.deployments import DeploymentState
 from shellwego.core.errors import InvalidField
@@ -77,6 +77,21 @@ def test_where_nothing_could_run_no_log_is_spoken_of() -> None:
     with pytest.raises(Failed) as failed:
         check_succeeded(Deployment.model_validate(facts), "hello")
     assert failed.value.next_steps[0] == "shellwego nodes list"
+
+
+@pytest.mark.parametrize(
+    ("kind", "previous", "said"),
+    [
+        ("deploy", "v1", "hello v2 is live in 4 s."),
+        ("deploy", "v2", "hello v2 runs exactly this already. Nothing was restarted."),
+        ("restart", "v2", "hello v2 is live in 4 s."),
+    ],
+)
+def test_who_changed_nothing_hears_that_nothing_was_restarted(kind: str, previous: str, said: str) -> None:
+    ended = Deployment(
+        id="dep_1", app="app_1", kind=kind, state="succeeded", release="v2", previous_release=previous, created_at=NOW
+    )
+    assert outcome(ended, "hello", took=" in 4 s") == said
 
 
 def test_a_deployment_that_is_refused_leaves_no_empty_app(shellwego: CommandLine, folder: Path) -> None:

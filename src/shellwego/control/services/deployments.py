@@ -16,7 +16,7 @@ from typing import Any
 
 from shellwego.control.services.app_access import emit, locked
 from shellwego.control.services.callers import Caller
-from shellwego.control.services.releases import find_release
+from shellwego.control.services.releases import find_release, find_same_release
 from shellwego.control.services.sealing import changed, config_of, options_of, pending_config, seal
 from shellwego.control.services.shapes import Found, check_shape, wanted_replicas, wanted_spec
 from shellwego.control.store import Tenant, UnitOfWork
@@ -138,7 +138,8 @@ async def start_release(
 ) -> ReleaseRecord:
     """
     The image is known: write the release and begin to roll it out. `image` names it by digest, `found` is what it
-    says of itself. Raises Conflict when the deployment ended meanwhile, InvalidField when the wish doesn't fit it.
+    says of itself. What would be the very release that runs well already is that release, and replaces no instance.
+    Raises Conflict when the deployment ended meanwhile, InvalidField when the wish doesn't fit it.
     """
     tenant = work.for_the_cloud()
     app = await tenant.apps.lock(deployment.app)
@@ -153,6 +154,10 @@ async def start_release(
     options = await options_of(kms, deployment)
     values = await config_of(kms, base) if base is not None else await pending_config(kms, app)
     config = check_config(changed(values, options.get("config", {})))
+    same = await find_same_release(tenant, kms, app, image, spec, config)
+    if same is not None:
+        await _roll(work, tenant, deployment, same)
+        return same
     id = ReleaseId(work.new_id("release"))
     release = ReleaseRecord(
         id=id,

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
+
+from shellwego.control.services.sealing import config_of
 from shellwego.control.store import Tenant
-from shellwego.control.store.records import AppRecord, ReleaseRecord
+from shellwego.control.store.records import AppRecord, ReleaseRecord, ReleaseSpec
 from shellwego.core.errors import NotFound
 from shellwego.core.ids import is_id
+from shellwego.core.instances import InstanceGoal
+from shellwego.drivers.kms.port import Kms
 
 
 async def find_release(tenant: Tenant, app: AppRecord, reference: str) -> ReleaseRecord:
@@ -19,3 +25,24 @@ async def find_release(tenant: Tenant, app: AppRecord, reference: str) -> Releas
     if release is None or release.app != app.id:
         raise NotFound("release", reference[:60])
     return release
+
+
+async def find_same_release(
+    tenant: Tenant, kms: Kms, app: AppRecord, image: str, spec: ReleaseSpec, config: Mapping[str, str]
+) -> ReleaseRecord | None:
+    """The app's current release, if it is this very one and runs well (docs/decisions/0010)."""
+    current = None if app.current_release is None else await tenant.releases.find(app.current_release)
+    if current is None or (current.image, current.spec) != (image, spec) or await config_of(kms, current) != config:
+        return None
+    return current if await _runs_well(tenant, app, current) else None
+
+
+async def _runs_well(tenant: Tenant, app: AppRecord, release: ReleaseRecord) -> bool:
+    """Each instance that it should have serves."""
+    wished = await tenant.apps.replicas(app.id)
+    serving = Counter(
+        instance.process
+        for instance in await tenant.instances.of_app(app.id)
+        if instance.release == release.id and instance.goal is InstanceGoal.RUN and instance.state.serves_traffic
+    )
+    return app.wants_instances and all(serving[p.name] >= wished.get(p.name, 1) for p in release.spec.processes)
