@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from shellwego.cli.app import build
 from shellwego.cli.exits import MEANINGS
 from shellwego.core.appfile_keys import FILE, Key, Leaf, Named, Short, Table, file_schema
-from shellwego.processes.main import HOST_COMMANDS, IMAGE_COMMANDS
+from shellwego.processes.commands import HOST_COMMANDS, IMAGE_COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
 

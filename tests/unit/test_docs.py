@@ -13,7 +13,7 @@ from typer import BadParameter, Exit
 from typer.main import get_command
 
 from shellwego.cli.app import build
-from shellwego.processes.main import HOST_COMMANDS, IMAGE_COMMANDS
+from shellwego.processes.commands import HOST_COMMANDS, IMAGE_COMMANDS
 
 UsageError = BadParameter.__mro__[1]
 """Typer's, wherever it keeps it: it brings its own click."""

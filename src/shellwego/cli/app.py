@@ -1,4 +1,4 @@
-"""What can be typed? Every command of a user of a cloud, by name; those of its host join in `processes.main`."""
+"""What can be typed? Every command of a user of a cloud, by name; those of its host join in `processes.commands`."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -71,6 +72,23 @@ def test_help_imports_neither_the_client_nor_a_command() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "deploy" in done.stdout
+
+
+def test_a_deploy_imports_no_more_than_it_uses(tmp_path: Path) -> None:
+    """Its imports are most of what an unchanged redeploy takes; httpx alone would bring another command line along."""
+    (tmp_path / "index.html").write_text("hello")
+    code = (
+        "import sys; sys.argv = ['shellwego', '--url', 'http://127.0.0.1:9', 'deploy', *sys.argv[1:]]\n"
+        "from shellwego.processes.main import main\n"
+        "try: main()\n"
+        "except SystemExit: assert 'httpx' in sys.modules\n"
+        "unused = {'click', 'pygments', 'rich.progress', 'websockets', 'sqlalchemy', 'fastapi', 'yaml'}\n"
+        "assert not unused & set(sys.modules), unused & set(sys.modules)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), "--name", "hello"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "can't be reached" in done.stderr
 
 
 def test_version(shellwego: CommandLine) -> None:
