@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from pathlib import Path
+
 import pytest
 
+from shellwego.client import Cloud
+from shellwego.client.logs import LogQuery
+from shellwego.protocol.public import LogEntry
 from tests.e2e.cloud import RunningCloud, eventually
 from tests.e2e.conftest import EXAMPLES
+from tests.e2e.faults import Api
+from tests.images import busybox_layout
+from tests.registry import running_registry
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 
@@ -29,6 +39,41 @@ def test_killed_processes(cloud: RunningCloud, app: str) -> None:
         assert load.failures == [], f"after SIGKILL of {names}"
         after = {i["id"]: i["started_at"] for i in cloud.json("instances", "list", app)}
         assert after == before, "nothing was started again"
+
+
+COUNT = "i=0; while true; do i=$((i+1)); echo line $i; usleep 20000; done & exec httpd -f -p 8080"
+
+
+@pytest.mark.long
+def test_a_followed_log_goes_on_through_kills(cloud: RunningCloud, app: str, tmp_path: Path) -> None:
+    """Whoever reads a log while the cloud is upgraded reads each line of each instance, and reads it once."""
+    with running_registry(tmp_path) as registry:
+        image = registry.push(busybox_layout(tmp_path / "count", cmd=("sh", "-c", COUNT)), "count:1")
+        cloud.do("deploy", "--image", image, "--name", app, "--scale", "web=2", "--wait")
+    entries: list[LogEntry] = []
+
+    async def follow(client: Cloud) -> None:
+        async for entry in client.logs.follow(app, LogQuery(tail=10)):
+            entries.append(entry)  # noqa: PERF401 - read while it grows
+
+    async def read_through_kills(client: Cloud) -> None:
+        following = asyncio.ensure_future(follow(client))
+        for names in (("server",), ("agent",), ("server", "agent"), ("server",), ()):
+            read = len(entries)
+            fact = "more lines come", lambda read=read: following.done() or len(entries) > read + 200
+            await asyncio.to_thread(eventually, *fact)
+            await asyncio.to_thread(cloud.kill, *names)
+        following.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await following
+
+    with contextlib.closing(Api(cloud)) as api:
+        api(read_through_kills)
+    ids = {entry.instance for entry in entries}
+    assert len(ids) == 2
+    for id in ids:
+        told = [int(entry.text.split()[1]) for entry in entries if entry.instance == id]
+        assert told == list(range(told[0], told[0] + len(told)))
 
 
 def test_killed_proxy(cloud: RunningCloud, app: str) -> None:
