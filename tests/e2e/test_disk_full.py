@@ -6,8 +6,7 @@ One cloud on a small disk of its own, with an app of three instances that somebo
 from __future__ import annotations
 
 import contextlib
-import http.client
-import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,7 +56,9 @@ def test_too_little_room_for_what_is_asked(stage: Stage, disk: SmallDisk, tmp_pa
     stage.api.create("uploaded")
     with stage.load() as load:
         disk.fill(leave_mib=8)
-        refused = [upload(cloud, "uploaded", 16 << 20)]
+        uploaded = cloud.upload("uploaded", 16 << 20)
+        assert uploaded.status == 507
+        refused = [uploaded.body]
         for name, origin in (("pulled", ("--image", stage.www.push_bytes(24 << 20))), ("built", (str(tmp_path),))):
             said = cloud.run("deploy", *origin, "--name", name, "--memory", "64m", "--wait")
             assert said.code != 0
@@ -81,14 +82,19 @@ def test_too_little_room_for_what_is_asked(stage: Stage, disk: SmallDisk, tmp_pa
 
 @pytest.mark.long
 def test_a_build_that_meets_the_end_of_the_disk(stage: Stage, disk: SmallDisk, tmp_path: Path) -> None:
-    """Its own disk is a file on the full one: it ends with the cause, and the next build finds a sound disk again."""
+    """
+    Its own disk is a file on the one that all share: it is ended with the cause before that is full, so that nobody
+    else is refused anything, and the next build finds a sound disk again.
+    """
     cloud = stage.cloud
     (tmp_path / "index.html").write_text("built after all")
     fill = "FROM debian:bookworm\nRUN head -c 1500M /dev/urandom > /fill\nCMD sleep infinity\n"
     (tmp_path / "Dockerfile").write_text(fill)
     with stage.load() as load:
         disk.fill(leave_mib=700)
-        said = cloud.run("deploy", str(tmp_path), "--name", "greedy", "--memory", "64m", "--wait")
+        with changes_all_the_time(stage) as answers:
+            said = cloud.run("deploy", str(tmp_path), "--name", "greedy", "--memory", "64m", "--wait")
+        assert set(answers) == {200}
         assert said.code != 0
         assert "No space left on the node's disk" in said.out + said.err, said.out + said.err
         disk.free()
@@ -101,18 +107,22 @@ def test_a_build_that_meets_the_end_of_the_disk(stage: Stage, disk: SmallDisk, t
     stage.settled()
 
 
-def upload(cloud: RunningCloud, app: str, size: int) -> str:
-    """What the API answers to a source of so many bytes: once, without a client's patience."""
-    connection = http.client.HTTPConnection("127.0.0.1", cloud.api_port, timeout=60)
-    headers = {"Authorization": f"Bearer {(cloud.data / 'admin-token').read_text().strip()}"}
-    headers["Content-Type"] = "application/gzip"
+@contextlib.contextmanager
+def changes_all_the_time(stage: Stage) -> Iterator[list[int]]:
+    """Somebody else has something written down again and again: the statuses that they are answered with."""
+    stop, answers = threading.Event(), list[int]()
+
+    def change() -> None:
+        while not stop.wait(0.1):
+            answers.append(stage.cloud.ask("PATCH", f"/v1/apps/{stage.app}", {"replicas": {"web": 3}}).status)
+
+    thread = threading.Thread(target=change)
+    thread.start()
     try:
-        connection.request("POST", f"/v1/apps/{app}/sources", b"\x1f\x8b" + os.urandom(size), headers)
-        answer = connection.getresponse()
-        assert answer.status == 507
-        return answer.read().decode()
+        yield answers
     finally:
-        connection.close()
+        stop.set()
+        thread.join()
 
 
 def list_of(place: Path) -> list[str]:

@@ -34,6 +34,7 @@ from shellwego.drivers.images.buildkit_lane import (
     end_stale_lanes,
     forget_unforgotten,
 )
+from shellwego.drivers.images.buildkit_watch import free_mib, watch_memory, watch_room
 from shellwego.drivers.images.port import BuildRequest, ImageStore, Resolved
 from shellwego.kit.faults import fault_point, reach
 from shellwego.kit.files import replace_file
@@ -46,6 +47,7 @@ IMPORTED = fault_point("builder.imported")
 _SECRET_ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 _UNKNOWN_IMAGE = re.compile(r"failed to resolve source metadata for ([^\s:]+(?::[^\s:]+)?):")
 _LEAST_FREE_MIB = 512
+"""No build begins with less room on the disk under the lanes, which is everybody's."""
 _HOST_CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 _NO_SPACE = re.compile(r"no space left on device|ENOSPC|disk quota exceeded", re.IGNORECASE)
 _BROKEN_DISK = re.compile(r"read-only file system|input/output error|structure needs cleaning", re.IGNORECASE)
@@ -220,14 +222,19 @@ class BuildKitBuilder:
             for descriptor in secrets.values():
                 os.close(descriptor)
         await reach(STARTED)
+        out_of_room = asyncio.Event()
         try:
             async with asyncio.timeout(request.limits.seconds), asyncio.TaskGroup() as tasks:
-                watch = tasks.create_task(_watch_memory(lane.group, killed_before), name="watch a build's memory")
+                watch = tasks.create_task(watch_memory(lane.group, killed_before), name="watch a build's memory")
+                room = tasks.create_task(
+                    watch_room(lane.group, self._directory, out_of_room), name="watch the room for a build"
+                )
                 for stream in (client.stdout, client.stderr):
                     assert stream is not None
                     tasks.create_task(_read_report(stream, log), name="read a build's report")
                 status = await client.wait()
                 watch.cancel()
+                room.cancel()
         except TimeoutError as error:
             log.finish()
             why = f"It took longer than {request.limits.seconds} s, the limit of a build."
@@ -244,7 +251,11 @@ class BuildKitBuilder:
             out_of_memory = lane.group.kills_by_memory() > killed_before
             if out_of_memory:
                 await lane.end()
-            failure = self._failure(request, log, out_of_memory=out_of_memory)
+            failure = (
+                DiskFull("building an image")
+                if out_of_room.is_set()
+                else self._failure(request, log, out_of_memory=out_of_memory)
+            )
             if isinstance(failure, DiskFull):
                 # What could not be written has damaged the lane's file system, and what it holds is the room we lack.
                 await lane.forget_storage()
@@ -279,7 +290,7 @@ class BuildKitBuilder:
         unknown = _UNKNOWN_IMAGE.search(text)
         if out_of_memory:
             why = f"It ran out of memory{step}: the limit of a build is {limits.memory_mib} MiB."
-        elif _free_mib(self._directory) < _LEAST_FREE_MIB and (_NO_SPACE.search(text) or _BROKEN_DISK.search(text)):
+        elif free_mib(self._directory) < _LEAST_FREE_MIB and (_NO_SPACE.search(text) or _BROKEN_DISK.search(text)):
             return DiskFull("building an image")
         elif _NO_SPACE.search(text):
             why = f"It ran out of disk space{step}: the limit of a build is {limits.disk_mib} MiB."
@@ -309,7 +320,7 @@ class BuildKitBuilder:
 
     def _make_room(self, name: str) -> None:
         """Throw away the caches that were unused for the longest until all together fit, with room for one more."""
-        if _free_mib(self._directory) < _LEAST_FREE_MIB:
+        if free_mib(self._directory) < _LEAST_FREE_MIB:
             raise DiskFull("preparing a build")
         caches = [p for p in (self._directory / "lanes").glob("*/storage.ext4") if p.parent.name not in self._lanes]
         caches.sort(key=lambda path: path.stat().st_mtime)
@@ -361,22 +372,6 @@ def _offer_blobs(layout: Path, output: Path) -> None:
 def _only_digest(layout: Path) -> str:
     manifests = json.loads((layout / "index.json").read_bytes())["manifests"]
     return str(manifests[0]["digest"])
-
-
-def _free_mib(path: Path) -> int:
-    while not path.exists():
-        path = path.parent
-    return shutil.disk_usage(path).free >> 20
-
-
-async def _watch_memory(group: BuildGroup, killed_before: int) -> None:
-    """
-    End the build when the kernel ended a part of it for want of memory. gVisor may hang instead of ending when the
-    process that was chosen is not its own kernel.
-    """
-    while group.kills_by_memory() <= killed_before:  # noqa: ASYNC110 - the kernel's counter sets no event
-        await asyncio.sleep(0.5)
-    await asyncio.to_thread(group.kill)
 
 
 async def _read_report(stream: asyncio.StreamReader, log: BuildLog) -> None:

@@ -151,10 +151,11 @@ class BuildGroup:
                     total += int(value) if name == "oom_kill" else 0
         return total
 
-    def kill(self, *, deadline_seconds: float = 15.0) -> bool:
+    def kill(self, *, deadline_seconds: float = 60.0) -> bool:
         """
         End every process of the group with SIGKILL, again and again until none is left: one that forks meanwhile is
-        caught by the next round. False when some are left at the deadline. Blocks: call it in a thread.
+        caught by the next round. False when some are left at the deadline, which leaves the kernel time to bring to a
+        slow disk what they wrote. Blocks: call it in a thread.
         """
         end = time.monotonic() + deadline_seconds
         while members := self.members():
