@@ -112,3 +112,10 @@ def test_pieces_of_a_line_are_as_safe_as_the_whole(values: list[str], pieces: li
     assert not any(value.strip() in shown for value in values)
     if not any(value.strip() in whole for value in values):
         assert shown == whole
+
+
+def test_the_longest_spelling_may_be_cut_anywhere() -> None:
+    redact, spelled = redaction_of(["correct-horse"]), base64.b64encode(b"correct-horse").decode().rstrip("=")
+    for cut in range(1, len(spelled)):
+        told, rest = redact.split("before " + spelled[:cut])
+        assert told + redact(rest + spelled[cut:]) == "before [secret N0]"
