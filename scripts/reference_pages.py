@@ -198,6 +198,7 @@ _FIELDS = {
     "allowed_networks": "`--allow-network`. Private networks that apps and builds may reach; the machine only "
     "by its own address.",
     "insecure_registries": "`--insecure-registry`. Registries that are spoken to over plain HTTP.",
+    "trusted_proxies": "`--trusted-proxy`. Networks of load balancers whose `X-Forwarded-...` headers are believed.",
     "build_seconds": "`--build-timeout`. The longest that a build may take.",
     "build_memory_mib": "`--build-memory`. Memory of one build.",
     "build_disk_mib": "`--build-disk`. Disk of one organisation's builds.",

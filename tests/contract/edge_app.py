@@ -24,7 +24,10 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
         while True:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             first, *lines = head.rstrip("\r\n").split("\r\n")
-            headers = {k.lower(): v for k, v in (line.split(": ", 1) for line in lines if ": " in line)}
+            headers: dict[str, str] = {}
+            for key, value in (line.split(": ", 1) for line in lines if ": " in line):
+                before = headers.get(key.lower())
+                headers[key.lower()] = value if before is None else f"{before},{value}"  # As RFC 9110, 5.3 says.
             method, path, _ = first.split(" ")
             if headers.get("upgrade") == "echo":
                 writer.write(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: echo\r\n\r\n")

@@ -284,9 +284,9 @@ class World:
         lines = "".join(f"{key.replace('_', '-')}: {value}\r\n" for key, value in headers.items())
         return await self.send(f"{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n{lines}\r\n")
 
-    async def send(self, text: str) -> Answer:
+    async def send(self, text: str, *, source: str = "127.0.0.1") -> Answer:
         """What comes back for these very bytes on a connection of their own."""
-        reader, writer = await self.connect()
+        reader, writer = await self.connect(source)
         try:
             writer.write(text.encode())
             async with asyncio.timeout(DEADLINE_SECONDS):

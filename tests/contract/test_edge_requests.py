@@ -68,6 +68,23 @@ async def test_forwarded_headers_are_ours(serving: World) -> None:
     assert re.fullmatch("[0-9A-F-]{12,}", headers["x-request-id"])
 
 
+async def test_a_trusted_proxy_is_believed_and_nobody_else(world: World) -> None:
+    """Behind a load balancer every visitor would have its address, or any visitor could choose one."""
+    await world.start_edge(extra=("--trusted-proxy", "127.0.0.2/32", "--trusted-proxy", "2001:db8::/32"))
+    await world.server.serve(world.route("shop", await world.start_app("ins_a")))
+    said = {"X_Forwarded_For": "192.0.2.9", "X_Forwarded_Proto": "https", "X_Forwarded_Host": "shop.example"}
+    seen = {}
+    for source in ("127.0.0.2", "127.0.0.3"):
+        lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in said.items())
+        text = f"GET / HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\n{lines}\r\n"
+        answer = await world.send(text, source=source)
+        headers = answer.document["headers"]
+        assert isinstance(headers, dict)
+        seen[source] = [headers[name.lower().replace("_", "-")] for name in said]
+    assert seen["127.0.0.2"] == ["192.0.2.9,127.0.0.2", "https", "shop.example"]
+    assert seen["127.0.0.3"] == ["127.0.0.3", "http", HOST]
+
+
 async def test_a_request_can_be_found_again(serving: World) -> None:
     """By the client's own id if it is sound, else by ours, which an error names."""
     ids = [(await serving.get(HOST)).document["headers"]["x-request-id"] for _ in range(10)]  # type: ignore[index]

@@ -1,4 +1,4 @@
-"""Which networks of their own do operators open to apps and builds?
+"""Which networks of their own do operators open to apps and builds, and which proxies do they believe?
 
 Everything private is closed to tenants by default. An entry opens one network, or one address, with all ports or some:
 `10.0.5.7:5432`. Nothing opens loopback, link-local or multicast ranges: what clouds keep a machine's credentials at
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, ip_network
 
 from shellwego.core.errors import InvalidField
 
@@ -58,3 +58,16 @@ def parse_allowed_network(text: str, *, field: str) -> AllowedNetwork:
             field, f"{where} can't be opened: it holds loopback, link-local or multicast addresses. Name less."
         )
     return AllowedNetwork(network, numbers)
+
+
+def parse_trusted_proxy(text: str, *, field: str) -> str:
+    """`192.0.2.0/24`, `192.0.2.7` or `2001:db8::/32`, as it shall be kept. Raises InvalidField naming `field`."""
+    try:
+        network = ip_network(text.strip())
+    except ValueError as error:
+        raise InvalidField(
+            field, f"{text[:80]!r} is not a network. Write it like 192.0.2.0/24, 192.0.2.7 or 2001:db8::/32."
+        ) from error
+    if network.prefixlen == 0:
+        raise InvalidField(field, f"{text[:80]!r} is everybody, and anybody could say to be anybody. Name less.")
+    return str(network)

@@ -38,6 +38,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     extra_ca: str | None = None
     insecure_registries: list[str] = []
     allowed_networks: list[str] = []
+    trusted_proxies: list[str] = []
     build_seconds: int = 1800
     build_memory_mib: int = 2048
     build_disk_mib: int = 10 * 1024

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shellwego.core.networks import parse_trusted_proxy
 from shellwego.core.releases import RuntimeClass
 from shellwego.drivers.network.bridge import BridgeNetwork
 from shellwego.drivers.network.port import NetworkDriver
@@ -53,4 +54,5 @@ def edge_options(cloud: Cloud, engines: Engines) -> EdgeOptions:
         https_port=cloud.identity.https_port,
         namespace=cloud.namespace,
         haproxy=engines.haproxy,
+        trusted_proxies=tuple(parse_trusted_proxy(p, field="--trusted-proxy") for p in cloud.identity.trusted_proxies),
     )

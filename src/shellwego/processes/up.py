@@ -15,7 +15,7 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +24,7 @@ import structlog
 import typer
 
 from shellwego.core.errors import Conflict, ShellWeGoError
-from shellwego.core.networks import parse_allowed_network
+from shellwego.core.networks import parse_allowed_network, parse_trusted_proxy
 from shellwego.core.quantities import parse_size_mib
 from shellwego.drivers.images.addresses import is_loopback_name
 from shellwego.kit.disks import FULL
@@ -85,6 +85,13 @@ def up(
             help="Let apps and builds reach this private network, as 10.0.5.7:5432. Repeatable; `none` closes all.",
         ),
     ] = None,
+    trusted_proxy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NETWORK",
+            help="Believe the X-Forwarded headers of a load balancer or CDN there. Repeatable; `none` believes nobody.",
+        ),
+    ] = None,
     build_timeout: Annotated[
         int | None, typer.Option(metavar="SECONDS", help="The longest that a build may take. 1800 at first.", min=1)
     ] = None,
@@ -115,7 +122,8 @@ def up(
             database_url=database_url,
             extra_ca=str(extra_ca.resolve()) if extra_ca else None,
             insecure_registries=insecure_registry,
-            allowed_networks=_networks(allow_network),
+            allowed_networks=_each(allow_network, parse_allowed_network, "--allow-network"),
+            trusted_proxies=_each(trusted_proxy, parse_trusted_proxy, "--trusted-proxy"),
             build_seconds=build_timeout,
             build_memory_mib=_size(build_memory, "--build-memory", minimum_mib=256),
             build_disk_mib=_size(build_disk, "--build-disk", minimum_mib=64),
@@ -368,11 +376,11 @@ def need_root(why: str) -> None:
         raise typer.Exit(1)
 
 
-def _networks(given: list[str] | None) -> list[str] | None:
+def _each(given: list[str] | None, parse: Callable[..., object], option: str) -> list[str] | None:
     """As they are kept, each read once so that a slip is told at once. None leaves what was given before."""
     if given is None or given == ["none"]:
         return None if given is None else []
-    return [str(parse_allowed_network(text, field="--allow-network")) for text in given]
+    return [str(parse(text, field=option)) for text in given]
 
 
 def _size(text: str | None, option: str, *, minimum_mib: int) -> int | None:

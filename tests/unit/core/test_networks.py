@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shellwego.core.errors import InvalidField
-from shellwego.core.networks import parse_allowed_network
+from shellwego.core.networks import parse_allowed_network, parse_trusted_proxy
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,17 @@ def test_what_would_open_something_else_is_refused(text: str) -> None:
     with pytest.raises(InvalidField) as refused:
         parse_allowed_network(text, field="--allow-network")
     assert refused.value.field == "--allow-network"
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"), [("192.0.2.0/24", "192.0.2.0/24"), (" 192.0.2.7", "192.0.2.7/32"), ("2001:db8::/32",) * 2]
+)
+def test_a_trusted_proxy_is_a_network_of_either_family(text: str, kept: str) -> None:
+    assert parse_trusted_proxy(text, field="--trusted-proxy") == kept
+
+
+@pytest.mark.parametrize("text", ["", "cdn.example", "192.0.2.1/24", "0.0.0.0/0", "::/0", "192.0.2.1 ssl crt x"])
+def test_a_slip_in_a_trusted_proxy_is_told_and_everybody_is_not_trusted(text: str) -> None:
+    """The text goes into the proxy's configuration."""
+    with pytest.raises(InvalidField, match="--trusted-proxy"):
+        parse_trusted_proxy(text, field="--trusted-proxy")
