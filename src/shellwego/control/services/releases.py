@@ -30,7 +30,7 @@ async def find_release(tenant: Tenant, app: AppRecord, reference: str) -> Releas
 async def find_same_release(
     tenant: Tenant, kms: Kms, app: AppRecord, image: str, spec: ReleaseSpec, config: Mapping[str, str]
 ) -> ReleaseRecord | None:
-    """The app's current release, if it is this very one and runs well (docs/decisions/0010)."""
+    """The app's current release, if it is this very one and runs well (docs/decisions/0013)."""
     current = None if app.current_release is None else await tenant.releases.find(app.current_release)
     if current is None or (current.image, current.spec) != (image, spec) or await config_of(kms, current) != config:
         return None
