@@ -74,8 +74,13 @@ def test_rollback_restores_image_and_configuration(cloud: RunningCloud, app: str
     assert cloud.json("apps", "get", app)["release"] == "v2"
 
 
+CANARY = "canary-0b7d22e1"
 BROKEN = {
-    "crashes": ("import sys\nprint('no database for you', flush=True)\nsys.exit(3)\n", "no database for you"),
+    "crashes": (
+        "import os, sys\nsys.stdout.write('no database at ')\nsys.stdout.flush()\n"
+        "print(os.environ['DATABASE_URL'], flush=True)\nsys.exit(3)\n",
+        "no database at postgres://app:[secret DATABASE_URL]@db/app",
+    ),
     "never-healthy": ("import time\nprint('I never listen', flush=True)\ntime.sleep(1000)\n", "I never listen"),
 }
 
@@ -84,7 +89,7 @@ BROKEN = {
 def test_a_broken_version_leaves_the_old_one_serving_and_says_why(
     cloud: RunningCloud, app: str, tmp_path: Path, kind: str
 ) -> None:
-    """A failed deploy must cost nothing but a message with the last log lines."""
+    """A failed deploy must cost nothing but a message with the last log lines, and no secret that the app printed."""
     source = tmp_path / "app"
     source.mkdir()
     (source / "requirements.txt").write_text("")
@@ -93,7 +98,7 @@ def test_a_broken_version_leaves_the_old_one_serving_and_says_why(
         "import os\nfrom http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer\n"
         "ThreadingHTTPServer(('', int(os.environ['PORT'])), SimpleHTTPRequestHandler).serve_forever()\n"
     )
-    cloud.do("deploy", str(source), "--name", app, "--wait")
+    cloud.do("deploy", str(source), "--name", app, "--wait", "--env", f"DATABASE_URL=postgres://app:{CANARY}@db/app")
     program, last_words = BROKEN[kind]
     (source / "app.py").write_text(program)
     with cloud.load(app) as load:
@@ -103,9 +108,19 @@ def test_a_broken_version_leaves_the_old_one_serving_and_says_why(
         )  # fmt: skip
     assert said.code == 1
     assert last_words in said.err
+    assert CANARY not in said.out + said.err + cloud.do("deployments", "list", app, "-o", "json").out
+    assert files_with(CANARY, cloud) == []
     assert load.failures == []
     assert cloud.get(app).status == 200
     assert cloud.json("apps", "get", app)["release"] == "v1"
+
+
+def files_with(text: str, cloud: RunningCloud) -> list[Path]:
+    """Which files of the cloud's own hold it: its logs, the database, the state of agent and edge."""
+    folders = ("logs/*", "server/**/*", "agent/*", "agent/records/*", "edge/**/*")
+    own = [place for folder in folders for place in cloud.data.glob(folder) if place.is_file()]
+    assert len(own) > 10
+    return [place for place in own if text.encode() in place.read_bytes()]
 
 
 def test_an_image_that_is_not_there_fails_and_names_it(cloud: RunningCloud, app: str) -> None:
