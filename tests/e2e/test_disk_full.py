@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
 
+from shellwego.core.deployments import DeploymentState
 from tests.e2e.cloud import RunningCloud, eventually, is_well, problems
 from tests.e2e.conftest import cloud_for_a_while
-from tests.e2e.faults import Api, Arms, Stage, Www
+from tests.e2e.faults import Api, Arms, Stage, Www, small
 from tests.e2e.small_disk import SmallDisk, small_disk
+from tests.images import busybox_layout
 from tests.registry import running_registry
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
@@ -105,6 +107,70 @@ def test_a_build_that_meets_the_end_of_the_disk(stage: Stage, disk: SmallDisk, t
     assert load.failures == []
     stage.api.delete("greedy")
     stage.settled()
+
+
+@pytest.mark.long
+def test_not_one_byte_is_left(stage: Stage, disk: SmallDisk) -> None:
+    """
+    While an instance writes its log, another crashes, and server, agent and edge are killed again and again: running
+    apps are served, reading works, and a change is either kept or refused with the cause. Nothing is cut off in the
+    middle, and with room again all goes on by itself.
+    """
+    cloud, api = stage.cloud, stage.api
+    talk = "httpd -p 8080 -h /srv; while :; do echo 'so much to say'; sleep 0.05; done"
+    page = {"/srv/index.html": "still here"}
+    layout = busybox_layout(stage.www.directory / "talker", cmd=("sh", "-c", talk), files=page)
+    talker = small(stage.www.registry.push(layout, "talker:1"))
+    for name in ("talker", "crasher", "stopped", "deleted"):
+        api.create(name)
+        assert api.until_ended(name, api.deploy(name, talker)).state is DeploymentState.SUCCEEDED
+    made: dict[str, int] = {}
+    with stage.load() as load:
+        with disk.kept_full():
+            eventually("it is told", lambda: [p for p in problems(cloud) if "disk is full" in p])
+            for names in (("server",), ("agent",), ("edge",), ("server", "agent", "edge")):
+                old = {pid for name in names for pid in cloud.pids(name)}
+                cloud.kill(*names)
+                eventually("they are back", lambda names=names, old=old: all_anew(cloud, names, old) and cloud.is_up())
+                cloud.run("exec", "crasher", "--", "sh", "-c", "kill -9 1; kill -9 -1")
+                make_until_refused(cloud, made)
+                assert len(api.instances()) == 7
+                assert [cloud.get(name).body for name in ("talker", "stopped", "deleted")] == ["still here"] * 3
+                sent = load.sent
+                eventually("requests flow on", lambda sent=sent: load.sent > sent + 100)
+            wish = talker.model_dump(mode="json", exclude_defaults=True)
+            refusable = [
+                cloud.ask("POST", f"/v1/apps/{stage.app}/deployments", wish | {"image": stage.www.push_bytes(1 << 20)}),
+                cloud.ask("POST", "/v1/apps/stopped/stop"),
+                cloud.ask("DELETE", "/v1/apps/deleted"),
+            ]
+        assert {answer.status for answer in refusable} <= {200, 202, 507}
+        assert {507} <= set(made.values()) <= {201, 507}
+        for app, status in made.items():
+            assert (cloud.ask("GET", f"/v1/apps/{app}").status == 200) == (status == 201), app
+        api(lambda client: client.apps.stop("stopped"))
+        api.delete("deleted")
+        eventually("the crashed one is back", lambda: cloud.get("crasher").body == "still here")
+        eventually("all is well again", lambda: is_well(cloud))
+        stage.deploy()
+        last = cloud.do("logs", "talker", "--tail", "1").out
+        eventually("it is heard again", lambda: cloud.do("logs", "talker", "--tail", "1").out != last)
+    assert load.failures == []
+    assert list(cloud.data.rglob("*.damaged")) == []
+    api.delete("talker", "crasher", "stopped", *made)
+    stage.settled()
+
+
+def make_until_refused(cloud: RunningCloud, made: dict[str, int]) -> None:
+    """New apps, as many as SQLite has room for in its log, and one more."""
+    for number in range(len(made), len(made) + 300):
+        made[f"app-{number}"] = cloud.ask("POST", "/v1/apps", {"name": f"app-{number}"}).status
+        if made[f"app-{number}"] != 201:
+            return
+
+
+def all_anew(cloud: RunningCloud, names: Collection[str], old: Collection[int]) -> bool:
+    return all(set(cloud.pids(name)).difference(old) for name in names)
 
 
 @contextlib.contextmanager
