@@ -20,6 +20,7 @@ from shellwego.control.services import apps, deployments
 from shellwego.control.services.callers import Caller
 from shellwego.control.services.shapes import Found
 from shellwego.control.store import Store, migrate
+from shellwego.control.store.engine import sqlite_url
 from shellwego.control.store.records import (
     DeploymentRecord,
     InstanceRecord,
@@ -125,7 +126,7 @@ class World:
 
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
-    url = f"sqlite+aiosqlite:///{tmp_path / 'store.db'}"
+    url = sqlite_url(tmp_path / "store.db")
     await migrate(url)
     ahead = [dt.timedelta()]
     store = Store(url, clock=lambda: utc_now() + ahead[0])

@@ -15,9 +15,8 @@ from tests.integration.conftest import World
 from tests.integration.postgres import Postgres
 from tests.integration.test_problems import problem
 
-from shellwego.control.store import NotDurable, Store, migrate
+from shellwego.control.store import NotDurable, Store, group_commit, migrate
 from shellwego.control.store.engine import sqlite_url
-from shellwego.control.store.sqlite import DirectSQLite
 from shellwego.core.errors import DiskFull, Unavailable
 
 
@@ -127,13 +126,13 @@ async def test_a_commit_for_which_there_is_no_room_spoils_no_other(tmp_path, mon
     await migrate(url)
     store = Store(url)
 
-    def full(_dialect, connection):
+    def full(connection):
         connection.rollback()
         raise sqlite_error("database or disk is full", sqlite3.SQLITE_FULL)
 
     for _ in range(3):
         with monkeypatch.context() as patch:
-            patch.setattr(DirectSQLite, "do_commit", full)
+            patch.setattr(group_commit, "commit", full)
             with pytest.raises(DiskFull):
                 async with store.writing() as work:
                     await work.emit("something", subject="x")
@@ -186,11 +185,11 @@ async def test_a_commit_that_the_disk_did_not_keep_is_never_acknowledged_and_the
     await migrate(url)
     store = Store(url)
 
-    def unsynced(_dialect, _connection):
+    def unsynced(_connection):
         raise sqlite_error("disk I/O error", sqlite3.SQLITE_IOERR_FSYNC)
 
     with monkeypatch.context() as patch:
-        patch.setattr(DirectSQLite, "do_commit", unsynced)
+        patch.setattr(group_commit, "commit", unsynced)
         with pytest.raises(Unavailable):
             async with store.writing() as work:
                 await work.emit("something", subject="x")

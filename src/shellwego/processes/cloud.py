@@ -126,7 +126,7 @@ class Cloud:
 
     @property
     def database_url(self) -> str:
-        return self.identity.database_url or f"sqlite+aiosqlite:///{self.server / 'store.db'}"
+        return self.identity.database_url or f"sqlite:///{self.server / 'store.db'}"
 
     @property
     def namespace(self) -> Path:

@@ -100,8 +100,8 @@ class AppRepository(Repository[AppRecord]):
     async def replicas_of(self, apps: Collection[AppId]) -> dict[AppId, dict[str, int]]:
         found: dict[AppId, dict[str, int]] = {app: {} for app in apps}
         statement = self._prepared("replicas", self._replicas)
-        for row in await self._execute(statement, sought=list(apps)):
-            found[row.app][row.process] = row.replicas
+        for app, process, count in await self._rows(statement, sought=list(apps)):
+            found[app][process] = count
         return found
 
     async def set_replicas(self, app: AppRecord, replicas: Mapping[str, int]) -> None:

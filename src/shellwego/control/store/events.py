@@ -25,7 +25,7 @@ class OutboxRepository(Repository[EventRecord]):
         values = self._values(event)
         del values["seq"]
         statement = self._prepared("append", lambda: sa.insert(_outbox).returning(_outbox.c.seq))
-        seq = (await self._execute(statement, **values)).scalar_one()
+        ((seq,),) = await self._rows(statement, **values)
         return dataclasses.replace(event, seq=seq)
 
     async def unpublished(self, *, limit: int = 100) -> list[EventRecord]:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from shellwego.control.store.engine import Database, database_errors
+from shellwego.control.store.engine import Database
+from shellwego.control.store.failures import database_errors
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -39,7 +40,7 @@ async def migrate(url: str, revision: str = "head") -> None:
         async with database.transaction(write=True) as connection:
             with database_errors():
                 if not database.is_sqlite:
-                    await connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+                    await connection.run_sync(_lock)
                 if revision == "head" and await connection.run_sync(_revision) == NEWEST_REVISION:
                     return
                 await connection.run_sync(_upgrade, revision)
@@ -56,6 +57,10 @@ async def current_revision(url: str) -> str | None:
                 return await connection.run_sync(_revision)
     finally:
         await database.close()
+
+
+def _lock(connection: sa.Connection) -> None:
+    connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
 
 
 def _revision(connection: sa.Connection) -> str | None:

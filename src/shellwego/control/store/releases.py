@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -25,9 +25,9 @@ class ReleaseRepository(Repository[ReleaseRecord]):
     def _values(self, record: ReleaseRecord) -> dict[str, Any]:
         return super()._values(record) | {"spec": spec_to_json(record.spec)}
 
-    def _read(self, row: sa.Row[Any]) -> ReleaseRecord:
+    def _read(self, row: Sequence[Any]) -> ReleaseRecord:
         values = list(row)
-        values[_SPEC] = spec_from_json(row.spec)
+        values[_SPEC] = spec_from_json(values[_SPEC])
         return ReleaseRecord(*values)
 
     async def update(self, id: str, **changes: Any) -> ReleaseRecord:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shellwego.control.store.engine import database_errors
+from shellwego.control.store.engine import Connection
+from shellwego.control.store.failures import database_errors
+from shellwego.control.store.prepared import Prepared
 from shellwego.core import deployments as deployment_moves
 from shellwego.core import instances as instance_moves
 from shellwego.core.deployments import DeploymentState
@@ -62,7 +63,7 @@ class Repository(Generic[R]):
     noun: ClassVar[str]
     fields: ClassVar[tuple[str, ...]]
     columns: ClassVar[tuple[sa.Column[Any], ...]]
-    _built: ClassVar[dict[tuple[str, bool], sa.Executable]]
+    _built: ClassVar[dict[tuple[str, bool], Prepared]]
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -70,7 +71,7 @@ class Repository(Generic[R]):
         cls.columns = tuple(cls.table.c[name] for name in cls.fields)
         cls._built = {}
 
-    def __init__(self, connection: AsyncConnection, scope: Scope) -> None:
+    def __init__(self, connection: Connection, scope: Scope) -> None:
         self._connection = connection
         self.scope = scope
 
@@ -79,7 +80,7 @@ class Repository(Generic[R]):
         values = self._values(record)
         if self._is_tenants and self.scope.organisation not in {None, values["organisation"]}:
             raise NotFound("organisation", str(values["organisation"]))
-        await self._execute(self._prepared("add", lambda: sa.insert(self.table)), **values)
+        await self._rows(self._prepared("add", lambda: sa.insert(self.table)), **values)
         return record
 
     async def find(self, id: str) -> R | None:
@@ -115,39 +116,47 @@ class Repository(Generic[R]):
     def _select(self) -> sa.Select[Any]:
         return sa.select(*self.columns).where(self._mine())
 
-    def _prepared(self, name: str, build: Callable[[], sa.Executable]) -> sa.Executable:
-        """
-        A statement that is asked for all the time, built once: building one and finding its compiled form again takes
-        five times what running it does. Values that differ are `bindparam`s, and given when it is executed.
-        """
+    def _prepared(self, name: str, build: Callable[[], sa.Executable]) -> Prepared:
+        """A statement that is asked for all the time, built at the first time."""
         key = name, self.scope.organisation is None
         statement = self._built.get(key)
         if statement is None:
-            statement = self._built[key] = build()
+            statement = self._built[key] = Prepared(build())
         return statement
 
     def _values(self, record: R) -> dict[str, Any]:
         return {name: getattr(record, name) for name in self.fields}
 
-    def _read(self, row: sa.Row[Any]) -> R:
+    def _read(self, row: Sequence[Any]) -> R:
         record: R = self.record(*row)
         return record
 
     async def _execute(self, statement: sa.Executable, **values: Any) -> sa.CursorResult[Any]:
-        """With `values`, which a prepared statement leaves open; it is the tenant's in any case."""
-        if values and self.scope.organisation is not None and not isinstance(statement, sa.Insert):
-            values[_TENANT] = self.scope.organisation
+        """With `values` for what the statement leaves open."""
         with database_errors():
-            result = await self._connection.run_sync(sa.Connection.execute, statement, values or None)
+            result = await self._connection.run_sync(sa.Connection.execute, statement, self._bound(statement, values))
         assert isinstance(result, sa.CursorResult)  # Its rows are fetched without waiting on either database.
         return result
 
-    async def _one(self, statement: sa.Executable, **values: Any) -> R | None:
-        row = (await self._execute(statement, **values)).first()
-        return None if row is None else self._read(row)
+    async def _rows(self, statement: Prepared | sa.Executable, **values: Any) -> Sequence[Sequence[Any]]:
+        """All rows, with `values` for what the statement leaves open."""
+        if isinstance(statement, Prepared):
+            with database_errors():
+                return await self._connection.rows(statement, self._bound(statement.statement, values))
+        return (await self._execute(statement, **values)).all()
 
-    async def _all(self, statement: sa.Executable, **values: Any) -> list[R]:
-        return [self._read(row) for row in await self._execute(statement, **values)]
+    def _bound(self, statement: sa.Executable, values: dict[str, Any]) -> dict[str, Any]:
+        """The tenant's filter is bound here, whatever the statement."""
+        if values and self.scope.organisation is not None and not isinstance(statement, sa.Insert):
+            values[_TENANT] = self.scope.organisation
+        return values
+
+    async def _one(self, statement: Prepared | sa.Executable, **values: Any) -> R | None:
+        rows = await self._rows(statement, **values)
+        return self._read(rows[0]) if rows else None
+
+    async def _all(self, statement: Prepared | sa.Executable, **values: Any) -> list[R]:
+        return [self._read(row) for row in await self._rows(statement, **values)]
 
     async def _count(self, statement: sa.Executable) -> int:
         return int((await self._execute(statement)).scalar_one())

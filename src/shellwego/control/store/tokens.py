@@ -29,9 +29,10 @@ class TokenRepository(Repository[TokenRecord]):
 
     async def find_holder(self, secret_hash: str) -> tuple[TokenRecord, UserRecord, OrganisationRecord] | None:
         """The token with that hash, whoever it belongs to, and its user: one query, since every request asks."""
-        row = (await self._execute(self._prepared("holder", self._holder), sought=secret_hash)).first()
-        if row is None:
+        rows = await self._rows(self._prepared("holder", self._holder), sought=secret_hash)
+        if not rows:
             return None
+        row = rows[0]
         return TokenRecord(*row[:_T]), UserRecord(*row[_T : _T + _U]), OrganisationRecord(*row[_T + _U :])
 
     def _holder(self) -> sa.Select[Any]:
@@ -72,9 +73,10 @@ class SessionRepository(Repository[SessionRecord]):
 
     async def find_holder(self, id: str) -> tuple[SessionRecord, UserRecord, OrganisationRecord] | None:
         """The session and its user: one query, since every request asks."""
-        row = (await self._execute(self._prepared("holder", self._holder), sought=id)).first()
-        if row is None:
+        rows = await self._rows(self._prepared("holder", self._holder), sought=id)
+        if not rows:
             return None
+        row = rows[0]
         return SessionRecord(*row[:_S]), UserRecord(*row[_S : _S + _U]), OrganisationRecord(*row[_S + _U :])
 
     def _holder(self) -> sa.Select[Any]:

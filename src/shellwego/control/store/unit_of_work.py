@@ -18,12 +18,12 @@ from collections.abc import AsyncIterator, Callable, Collection, Hashable, Mappi
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shellwego.control.store.apps import AppRepository
 from shellwego.control.store.deployments import DeploymentRepository
-from shellwego.control.store.engine import Database, database_errors
+from shellwego.control.store.engine import Connection, Database
 from shellwego.control.store.events import DeadLetterRepository, OutboxRepository
+from shellwego.control.store.failures import database_errors
 from shellwego.control.store.idempotency import IdempotencyRepository
 from shellwego.control.store.instances import InstanceRepository
 from shellwego.control.store.nodes import EdgeRepository, NodeRepository
@@ -51,7 +51,7 @@ Listener = Callable[[Collection[EventRecord]], None]
 class Tenant:
     """The repositories of what belongs to tenants, for one organisation or for the whole cloud."""
 
-    def __init__(self, connection: AsyncConnection, scope: Scope) -> None:
+    def __init__(self, connection: Connection, scope: Scope) -> None:
         self.scope = scope
         self.apps = AppRepository(connection, scope)
         self.sources = SourceRepository(connection, scope)
@@ -66,7 +66,7 @@ class Tenant:
 class UnitOfWork:
     """One transaction. `now` is one moment for all that it writes."""
 
-    def __init__(self, connection: AsyncConnection, *, now: dt.datetime, random_bytes: RandomBytes) -> None:
+    def __init__(self, connection: Connection, *, now: dt.datetime, random_bytes: RandomBytes) -> None:
         self.now = now
         self.events: list[EventRecord] = []
         self._connection = connection
@@ -163,5 +163,5 @@ class Store:
     async def close(self) -> None:
         await self.database.close()
 
-    def _work(self, connection: AsyncConnection) -> UnitOfWork:
+    def _work(self, connection: Connection) -> UnitOfWork:
         return UnitOfWork(connection, now=self._clock(), random_bytes=self._random_bytes)
