@@ -39,6 +39,7 @@ KINDS = {
 
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz234567"
 _LENGTH = 20
+_LETTERS = bytes(ord(_ALPHABET[byte & 31]) for byte in range(256))
 _PATTERN = re.compile(rf"[a-z]{{3}}_[{_ALPHABET}]{{{_LENGTH}}}")
 
 RandomBytes = Callable[[int], bytes]
@@ -47,7 +48,7 @@ RandomBytes = Callable[[int], bytes]
 
 def new_id(kind: str, random_bytes: RandomBytes) -> str:
     """A fresh id of that kind (a key of KINDS): 100 random bits, so two never meet."""
-    return f"{KINDS[kind]}_" + "".join(_ALPHABET[byte & 31] for byte in random_bytes(_LENGTH))
+    return f"{KINDS[kind]}_{random_bytes(_LENGTH).translate(_LETTERS).decode()}"
 
 
 def is_id(text: str, kind: str) -> bool:

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request, Response
@@ -34,6 +34,9 @@ BEARER_SUBPROTOCOL = "shellwego.bearer."
 
 HOLDS_UNTIL = "shellwego.holds_until"
 """In the scope: until when the same request may be answered the same, as far as its credential goes (`kept.py`)."""
+
+ENDING = "shellwego.ending"
+"""In the scope: what shall end with the handler, before its answer is sent (`StrictRoute`)."""
 
 Credential = Claims | str
 
@@ -134,11 +137,9 @@ IdempotencyKey = Annotated[
 ]
 
 
-async def call(request: Request) -> AsyncIterator[Call]:
-    """
-    The request with its caller: one request, one transaction. The commit of what it did is here. Raises
-    Unauthenticated.
-    """
+@contextlib.asynccontextmanager
+async def _calling(request: Request, idempotency_key: str | None) -> AsyncIterator[Call]:
+    """One request, one transaction: the commit of what it did is here. Raises Unauthenticated."""
     parts = parts_of(request)
     credential = credential_of(request)
     async with parts.store.reading() if request.method in _READS else parts.store.writing() as work:
@@ -149,21 +150,30 @@ async def call(request: Request) -> AsyncIterator[Call]:
             use_due = work.now  # What is kept of this answer would hide the next use.
         ends = [time for time in (caller.expires_at, use_due) if time is not None]
         request.scope[HOLDS_UNTIL] = min(ends, default=work.now)
-        yield Call(request, parts, work, caller)
+        yield Call(request, parts, work, caller, idempotency_key)
 
 
-AnyCall = Annotated[Call, Depends(call, scope="function")]
+async def _call(request: Request, idempotency_key: str | None = None) -> Call:
+    # FastAPI's own way, a dependency that yields, costs as much as a bare answer.
+    ending: contextlib.AsyncExitStack = request.scope[ENDING]
+    return await ending.enter_async_context(_calling(request, idempotency_key))
 
 
-async def once_call(call: AnyCall, idempotency_key: IdempotencyKey = None) -> Call:
+async def any_call(request: Request) -> Call:
+    """The request with its caller. Raises Unauthenticated."""
+    return await _call(request)
+
+
+async def once_call(request: Request, idempotency_key: IdempotencyKey = None) -> Call:
     """The same for operations that know an Idempotency-Key. Raises InvalidField."""
-    return replace(call, idempotency_key=checked_key(idempotency_key))
+    return await _call(request, checked_key(idempotency_key))
 
 
-async def operator_call(call: AnyCall) -> Call:
+async def operator_call(request: Request) -> Call:
     """Raises Forbidden."""
-    ensure_operator(call.caller)
-    return call
+    called = await _call(request)
+    ensure_operator(called.caller)
+    return called
 
 
 def checked_key(key: str | None) -> str | None:
@@ -172,6 +182,7 @@ def checked_key(key: str | None) -> str | None:
     return key
 
 
+AnyCall = Annotated[Call, Depends(any_call)]
 OnceCall = Annotated[Call, Depends(once_call)]
 OperatorCall = Annotated[Call, Depends(operator_call)]
 

@@ -8,12 +8,14 @@ than any of our bodies. Each is refused by the name of its field.
 from __future__ import annotations
 
 import json
+from contextlib import AsyncExitStack
 from typing import Any
 
 from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
+from shellwego.control.api.calls import ENDING
 from shellwego.control.api.problems import UnsupportedMediaType
 from shellwego.core.errors import InvalidField
 
@@ -33,7 +35,7 @@ def parse(body: bytes) -> Any:
     """Raises InvalidField."""
     try:
         text = body.decode()
-        value = json.loads(text, object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_not)
+        value = _DECODER.decode(text)
     except UnicodeDecodeError as error:
         raise InvalidField(BODY, f"is not UTF-8 (byte {error.start}).") from error
     except json.JSONDecodeError as error:
@@ -52,7 +54,7 @@ class StrictRequest(Request):
 
 
 class StrictRoute(APIRoute):
-    """Routes whose JSON bodies are read by `parse`."""
+    """Routes whose JSON bodies are read by `parse`, and whose transaction has ended before they answer (`calls.py`)."""
 
     def get_route_handler(self) -> Any:
         handler = super().get_route_handler()
@@ -64,7 +66,9 @@ class StrictRoute(APIRoute):
                 has_body = request.headers.get("content-length") != "0"
                 if content_type != "application/json" and (content_type or has_body):
                     raise UnsupportedMediaType(content_type, "application/json")
-            return await handler(StrictRequest(request.scope, request.receive))
+            async with AsyncExitStack() as ending:
+                request.scope[ENDING] = ending
+                return await handler(StrictRequest(request.scope, request.receive))
 
         return strict
 
@@ -91,6 +95,9 @@ def _float(text: str) -> Any:
 
 def _not(name: str) -> Any:
     return _Odd(f"{name} is not a number in JSON.")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=_integer, parse_float=_float, parse_constant=_not)
 
 
 def _walk(value: Any, path: str, depth: int) -> None:
