@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import datetime as dt
 import json
@@ -147,6 +148,12 @@ async def test_a_tokens_name_means_one_token(world: World, member):
     assert (await member.post("/v1/tokens", json=wish)).status_code == 201
     world.now.forward(days=1, seconds=1)
     assert (await member.post("/v1/tokens", json=wish)).status_code == 201, "what has expired holds no name"
+
+
+async def test_a_tokens_name_means_one_token_also_of_those_asked_for_at_once(member):
+    answers = await asyncio.gather(*(member.post("/v1/tokens", json={"name": "ci"}) for _ in range(8)))
+    assert sorted(answer.status_code for answer in answers) == [201] + [409] * 7
+    assert [token["name"] for token in (await member.get("/v1/tokens")).json()["items"]].count("ci") == 1
 
 
 async def test_the_database_holds_no_usable_secret(world: World, member):

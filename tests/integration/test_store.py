@@ -12,7 +12,8 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 
-from shellwego.control.store import Store, UnitOfWork, migrate, sqlite
+from shellwego.control.store import Store, Tenant, UnitOfWork, group_commit, migrate
+from shellwego.control.store.engine import sqlite_url
 from shellwego.control.store.migrate import NEWEST_REVISION, current_revision
 from shellwego.control.store.records import (
     AppRecord,
@@ -21,13 +22,15 @@ from shellwego.control.store.records import (
     OrganisationRecord,
     ReleaseRecord,
     ReleaseSpec,
+    TokenRecord,
+    UserRecord,
 )
 from shellwego.control.store.tables import metadata
 from shellwego.core.apps import Resources
 from shellwego.core.deployments import DeploymentKind, DeploymentState
 from shellwego.core.errors import AlreadyExists, Conflict, NotFound
 from shellwego.core.health import CheckKind, HealthCheck
-from shellwego.core.ids import AppId, DeploymentId, InstanceId, OrganisationId, ReleaseId
+from shellwego.core.ids import AppId, DeploymentId, InstanceId, OrganisationId, ReleaseId, TokenId, UserId
 from shellwego.core.instances import InstanceGoal, InstanceState
 from shellwego.core.releases import ProcessType
 
@@ -124,7 +127,7 @@ async def test_a_tenant_sees_and_changes_its_own_rows_only(store):
         theirs = await app(work, one, "theirs")
         made = await release(work, theirs)
         mine = work.for_organisation(two)
-        assert await mine.apps.all() == []
+        assert await mine.apps.page(limit=1) == []
         assert await mine.apps.find(theirs.id) is None
         assert await mine.releases.some((made.id,)) == {}
         assert await mine.releases.images() == frozenset()
@@ -140,16 +143,9 @@ async def test_a_tenant_sees_and_changes_its_own_rows_only(store):
 async def test_every_table_of_tenants_is_behind_the_filter():
     """A new table with an organisation must have a repository in Tenant, or be named here with its reason."""
     elsewhere = {"app_processes": "in AppRepository", "idempotency_keys": "keyed by organisation and user"}
-    behind = {repository.table.name for repository in vars(_tenant()).values() if hasattr(repository, "table")}
+    behind = {made.kind.table.name for made in vars(Tenant).values() if hasattr(made, "kind")}
     tenants = {table.name for table in metadata.sorted_tables if "organisation" in table.c}
     assert tenants - behind - set(elsewhere) == set()
-
-
-def _tenant():
-    from shellwego.control.store.repository import THE_CLOUD
-    from shellwego.control.store.unit_of_work import Tenant
-
-    return Tenant(None, THE_CLOUD)  # type: ignore[arg-type]
 
 
 async def test_a_name_is_taken_in_the_whole_cloud_until_its_app_is_gone(store):
@@ -195,7 +191,7 @@ async def test_what_fails_leaves_nothing(store):
             await work.emit("app.created", subject="x")
             raise RuntimeError
     async with store.reading() as work:
-        assert await work.for_the_cloud().apps.all() == []
+        assert await work.for_the_cloud().apps.page(limit=1) == []
         assert await work.for_the_cloud().outbox.unpublished() == []
 
 
@@ -262,13 +258,13 @@ async def test_whoever_is_cancelled_leaves_all_or_nothing(store):
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_a_file_that_another_process_writes_to_is_waited_for(store, database_url, monkeypatch):
     """Without holding up anybody else; and a wait that is given up leaves nothing begun."""
-    waits, begin_writing = asyncio.Event(), sqlite._begin_writing
+    waits, begin_writing = asyncio.Event(), group_commit.begin_writing
 
-    def noticed(*arguments):
+    async def noticed(*arguments):
         waits.set()
-        begin_writing(*arguments)
+        await begin_writing(*arguments)
 
-    monkeypatch.setattr(sqlite, "_begin_writing", noticed)
+    monkeypatch.setattr(group_commit, "begin_writing", noticed)
     other = sqlite3.connect(database_url.removeprefix("sqlite:///"), isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
 
@@ -321,3 +317,25 @@ async def test_the_newest_deployment_of_each_app(store):
         found = await work.for_organisation(owner).deployments.newest_of([a.id for a in apps])
         assert found == newest
         assert await work.for_organisation(owner).deployments.newest_of([]) == {}
+
+
+async def test_tokens_that_share_a_name_get_two_by_the_upgrade(tmp_path, postgres_server):
+    """Made at the same moment before the database refused it: both go on opening what they open."""
+    postgres_server.sql("CREATE DATABASE before_names")
+    for url in (sqlite_url(tmp_path / "store.db"), postgres_server.url("before_names")):
+        await migrate(url, "v0002")
+        store = Store(url)
+        async with store.writing() as work:
+            owner = await organisation(work, "one")
+            user = UserRecord(UserId(work.new_id("user")), owner, "a@b.test", "x", work.now)
+            await work.for_the_cloud().users.add(user)
+            for number in range(3):
+                id = TokenId(work.new_id("token"))
+                revoked = work.now if number == 2 else None
+                token = TokenRecord(id, owner, user.id, "ci", str(number), work.now, revoked_at=revoked)
+                await work.for_the_cloud().tokens.add(token)
+        await migrate(url)
+        async with store.reading() as work:
+            tokens = await work.for_the_cloud().tokens.page(user=user.id, limit=10)
+            assert sorted(token.name for token in tokens) == sorted(["ci", f"ci {max(token.id for token in tokens)}"])
+        await store.close()

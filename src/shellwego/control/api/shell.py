@@ -47,6 +47,9 @@ class Shell:
             "shellwego_api_request_seconds", "Time to the end of the answer.", ("method", "route"), registry=registry
         )
 
+        # By method, route and status: to look a child up by its labels takes as long as to count on it.
+        self._children: dict[tuple[str, str, int | None], tuple[Counter, Histogram]] = {}
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
@@ -96,8 +99,13 @@ class Shell:
         route = scope.get("route")
         path = getattr(route, "path", None) or "(none)"  # The pattern: the number of apps must not become labels.
         method = scope["method"] if path != "(none)" else "(any)"
-        self._requests.labels(method, path, str(status or 0)).inc()
-        self._seconds.labels(method, path).observe(seconds)
+        key = method, path, status
+        if key not in self._children:
+            labelled = self._requests.labels(method, path, str(status or 0)), self._seconds.labels(method, path)
+            self._children[key] = labelled
+        requests, duration = self._children[key]
+        requests.inc()
+        duration.observe(seconds)
 
 
 class _LimitedBody:

@@ -8,7 +8,7 @@ from shellwego.control.services.callers import Caller
 from shellwego.control.services.sessions import caller, hash_secret
 from shellwego.control.store import UnitOfWork
 from shellwego.control.store.records import TokenRecord
-from shellwego.core.errors import AlreadyExists, NotFound, Unauthenticated
+from shellwego.core.errors import NotFound, Unauthenticated
 from shellwego.core.ids import OrganisationId, RandomBytes, TokenId, UserId
 
 TOKEN_PREFIX = "swg_"  # noqa: S105 - a prefix, no secret
@@ -24,9 +24,7 @@ async def create(
     work: UnitOfWork, caller: Caller, name: str, *, secret: str, expires_in_days: int | None
 ) -> TokenRecord:
     """Keep the hash of a secret that the caller is shown this once. Raises AlreadyExists."""
-    if await work.for_organisation(caller.organisation).tokens.is_held(caller.user, name, now=work.now):
-        # `tokens revoke ci` must mean one of them.
-        raise AlreadyExists("token", name)
+    await work.for_organisation(caller.organisation).tokens.revoke_expired(caller.user, name, now=work.now)
     return await add(
         work, caller.user, caller.organisation, name, secret=secret, expires_in_days=expires_in_days, by=caller.email
     )

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import asyncpg
 from sqlalchemy import exc
 
-from shellwego.core.errors import DiskFull, Unavailable
+from shellwego.core.errors import DiskFull, ShellWeGoError, Unavailable
 
 _DATABASE = "The database"
 _WRITING = "writing to the database"
@@ -25,31 +25,40 @@ class NotDurable(Exception):
     """
 
 
-@contextlib.contextmanager
-def database_errors() -> Iterator[None]:
+class _DatabaseErrors:
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        if error is not None and (meaning := _meaning_of(error)) is not None:
+            raise meaning from error
+
+
+_DATABASE_ERRORS = _DatabaseErrors()
+
+
+def database_errors() -> _DatabaseErrors:
     """Translate what drivers raise when the database is away, slow or full. Integrity errors pass: they are answers."""
-    try:
-        yield
-    except exc.IntegrityError:
-        raise
-    except exc.TimeoutError as error:
-        raise Unavailable(_DATABASE, "all connections are in use.") from error
-    except (exc.ProgrammingError, exc.DataError, exc.StatementError) as error:
+    return _DATABASE_ERRORS  # Always the same: it stands around every statement.
+
+
+def _meaning_of(error: BaseException) -> ShellWeGoError | None:
+    if isinstance(error, exc.IntegrityError):
+        return None
+    if isinstance(error, exc.TimeoutError):
+        return Unavailable(_DATABASE, "all connections are in use.")
+    if isinstance(error, exc.StatementError):
         if isinstance(error, exc.DBAPIError) and _is_passing(error):
-            raise Unavailable(_DATABASE, _short(error)) from error
+            return Unavailable(_DATABASE, _short(error))
         if isinstance(error, exc.OperationalError | exc.InternalError | exc.InterfaceError):
-            if is_full(error.orig):
-                raise DiskFull(_WRITING) from error
-            raise Unavailable(_DATABASE, _short(error)) from error
-        raise
-    except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:  # From connecting, which SQLAlchemy leaves raw.
-        raise Unavailable(_DATABASE, str(error)[:200]) from error
-    except sqlite3.Error as error:  # From what we say to SQLite ourselves: BEGIN, COMMIT.
-        if is_full(error):
-            raise DiskFull(_WRITING) from error
-        raise Unavailable(_DATABASE, str(error)[:200]) from error
-    except (OSError, TimeoutError) as error:
-        raise Unavailable(_DATABASE, str(error)[:200] or "it is too slow.") from error
+            return DiskFull(_WRITING) if is_full(error.orig) else Unavailable(_DATABASE, _short(error))
+        return None
+    if isinstance(error, asyncpg.PostgresError | asyncpg.InterfaceError):  # From connecting, left raw by SQLAlchemy.
+        return Unavailable(_DATABASE, str(error)[:200])
+    if isinstance(error, sqlite3.Error):  # From what we say to SQLite ourselves: BEGIN, COMMIT.
+        return DiskFull(_WRITING) if is_full(error) else Unavailable(_DATABASE, str(error)[:200])
+    if isinstance(error, OSError):  # TimeoutError is one.
+        return Unavailable(_DATABASE, str(error)[:200] or "it is too slow.")
+    return None
 
 
 @contextlib.contextmanager

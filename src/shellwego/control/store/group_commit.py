@@ -69,7 +69,7 @@ class Writer:
         if self._connection is None:
             self._connection = await self._opener.open()
             self._connection.driver.execute("PRAGMA busy_timeout=0")  # Whoever finds the file taken waits in a thread.
-        await _begin_immediate(self._connection.driver, self._wait_seconds)
+        await begin_writing(self._connection.driver, self._wait_seconds)
         return self._connection
 
     async def _join(self) -> Connection:
@@ -143,7 +143,7 @@ def _finish(driver: sqlite3.Connection, is_first: bool) -> None:
         driver.execute("RELEASE member")
 
 
-async def _begin_immediate(driver: sqlite3.Connection, wait_seconds: float) -> None:
+async def begin_writing(driver: sqlite3.Connection, wait_seconds: float) -> None:
     # A deferred transaction that turns into a writer fails at once when another wrote meanwhile (SQLITE_BUSY without a
     # wait, since its snapshot is old): writers say so from the start.
     try:

@@ -17,7 +17,7 @@ from shellwego.control.store.failures import database_errors
 if TYPE_CHECKING:
     from alembic.config import Config
 
-NEWEST_REVISION = "v0002"
+NEWEST_REVISION = "v0003"
 """What this version of the code works with: the last of `migrations/versions`."""
 
 # Two servers may start at once on PostgreSQL; the second waits for the first. SQLite's BEGIN IMMEDIATE does the same.

@@ -168,6 +168,15 @@ api_tokens = sa.Table(
     _time("last_used_at"),
     _time("revoked_at"),
 )
+# `tokens revoke ci` must mean one of them.
+sa.Index(
+    "uq_api_tokens_user_name_standing",
+    api_tokens.c.user,
+    api_tokens.c.name,
+    unique=True,
+    sqlite_where=api_tokens.c.revoked_at.is_(None),
+    postgresql_where=api_tokens.c.revoked_at.is_(None),
+)
 
 apps = sa.Table(
     "apps",

@@ -6,11 +6,13 @@ import datetime as dt
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import exc
 
 from shellwego.control.store import tables
 from shellwego.control.store.organisations import OrganisationRepository, UserRepository
 from shellwego.control.store.records import OrganisationRecord, SessionRecord, TokenRecord, UserRecord
 from shellwego.control.store.repository import Repository
+from shellwego.core.errors import AlreadyExists
 from shellwego.core.ids import UserId
 
 _tokens = tables.api_tokens
@@ -43,15 +45,18 @@ class TokenRepository(Repository[TokenRecord]):
             _organisations.c.id == _tokens.c.organisation,
         )
 
-    async def is_held(self, user: UserId, name: str, *, now: dt.datetime) -> bool:
-        """Whether a token of that user that opens something has this name."""
-        stands = sa.and_(
-            _tokens.c.user == user,
-            _tokens.c.name == name,
-            _tokens.c.revoked_at.is_(None),
-            sa.or_(_tokens.c.expires_at.is_(None), _tokens.c.expires_at > now),
-        )
-        return await self._one(self._select().where(stands).limit(1)) is not None
+    async def add(self, record: TokenRecord) -> TokenRecord:
+        """Raises AlreadyExists when a token of that user that stands has this name."""
+        try:
+            return await super().add(record)
+        except exc.IntegrityError as error:
+            raise AlreadyExists("token", record.name) from error
+
+    async def revoke_expired(self, user: UserId, name: str, *, now: dt.datetime) -> None:
+        """What has expired holds no name."""
+        expired = (_tokens.c.user == user, _tokens.c.name == name, _tokens.c.expires_at <= now)
+        mine = sa.update(_tokens).where(self._mine(), *expired, _tokens.c.revoked_at.is_(None))
+        await self._execute(mine.values(revoked_at=now))
 
     async def page(
         self, *, user: UserId, limit: int, before: tuple[dt.datetime, str] | None = None

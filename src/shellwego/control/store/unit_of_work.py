@@ -15,7 +15,7 @@ import contextlib
 import datetime as dt
 import secrets
 from collections.abc import AsyncIterator, Callable, Collection, Hashable, Mapping
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import sqlalchemy as sa
 
@@ -45,48 +45,68 @@ from shellwego.kit.faults import fault_point, reach
 _BEFORE_COMMIT = fault_point("server.store.before_commit")
 _COMMITTED = fault_point("server.store.committed")
 
+R = TypeVar("R")
 Listener = Callable[[Collection[EventRecord]], None]
 
 
-class Tenant:
+class _Made(Generic[R]):
+    """A repository that is made when it is first used: most units of work need two or three of them."""
+
+    def __init__(self, kind: Callable[[Connection, Scope], R]) -> None:
+        self.kind = kind
+
+    def __set_name__(self, _owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, scoped: _Scoped, _owner: type) -> R:
+        # From now on found on the object itself, before this descriptor is asked.
+        made: R = scoped.__dict__.setdefault(self._name, self.kind(scoped.connection, scoped.scope))
+        return made
+
+
+class _Scoped:
+    def __init__(self, connection: Connection, scope: Scope) -> None:
+        self.connection, self.scope = connection, scope
+
+
+class Tenant(_Scoped):
     """The repositories of what belongs to tenants, for one organisation or for the whole cloud."""
 
-    def __init__(self, connection: Connection, scope: Scope) -> None:
-        self.scope = scope
-        self.apps = AppRepository(connection, scope)
-        self.sources = SourceRepository(connection, scope)
-        self.releases = ReleaseRepository(connection, scope)
-        self.deployments = DeploymentRepository(connection, scope)
-        self.instances = InstanceRepository(connection, scope)
-        self.users = UserRepository(connection, scope)
-        self.tokens = TokenRepository(connection, scope)
-        self.outbox = OutboxRepository(connection, scope)
+    apps = _Made(AppRepository)
+    sources = _Made(SourceRepository)
+    releases = _Made(ReleaseRepository)
+    deployments = _Made(DeploymentRepository)
+    instances = _Made(InstanceRepository)
+    users = _Made(UserRepository)
+    tokens = _Made(TokenRepository)
+    outbox = _Made(OutboxRepository)
 
 
-class UnitOfWork:
+class UnitOfWork(_Scoped):
     """One transaction. `now` is one moment for all that it writes."""
 
+    cloud = _Made(CloudRepository)
+    organisations = _Made(OrganisationRepository)
+    sessions = _Made(SessionRepository)
+    nodes = _Made(NodeRepository)
+    edges = _Made(EdgeRepository)
+    image_mappings = _Made(ImageMappingRepository)
+    dead_letters = _Made(DeadLetterRepository)
+    idempotency = _Made(IdempotencyRepository)
+
     def __init__(self, connection: Connection, *, now: dt.datetime, random_bytes: RandomBytes) -> None:
+        super().__init__(connection, THE_CLOUD)
         self.now = now
         self.events: list[EventRecord] = []
-        self._connection = connection
         self._random_bytes = random_bytes
-        self.cloud = CloudRepository(connection, THE_CLOUD)
-        self.organisations = OrganisationRepository(connection, THE_CLOUD)
-        self.sessions = SessionRepository(connection, THE_CLOUD)
-        self.nodes = NodeRepository(connection, THE_CLOUD)
-        self.edges = EdgeRepository(connection, THE_CLOUD)
-        self.image_mappings = ImageMappingRepository(connection, THE_CLOUD)
-        self.dead_letters = DeadLetterRepository(connection, THE_CLOUD)
-        self.idempotency = IdempotencyRepository(connection, THE_CLOUD)
 
     def for_organisation(self, organisation: OrganisationId) -> Tenant:
         """What one tenant may see and change."""
-        return Tenant(self._connection, Scope(organisation))
+        return Tenant(self.connection, Scope(organisation))
 
     def for_the_cloud(self) -> Tenant:
         """Every tenant's rows: for controllers, links and operators."""
-        return Tenant(self._connection, THE_CLOUD)
+        return Tenant(self.connection, THE_CLOUD)
 
     def new_id(self, kind: str) -> str:
         return new_id(kind, self._random_bytes)
@@ -100,7 +120,7 @@ class UnitOfWork:
         payload: Mapping[str, Any] | None = None,
     ) -> EventRecord:
         """Append an event to the outbox. It is published if, and only if, this unit of work is committed."""
-        event = await OutboxRepository(self._connection, THE_CLOUD).append(
+        event = await OutboxRepository(self.connection, THE_CLOUD).append(
             EventRecord(
                 id=self.new_id("event"),
                 kind=kind,
@@ -116,7 +136,7 @@ class UnitOfWork:
     async def ping(self) -> None:
         """Ask the database something. Raises Unavailable."""
         with database_errors():
-            await self._connection.run_sync(lambda sync: sync.execute(sa.text("SELECT 1")))
+            await self.connection.run_sync(lambda sync: sync.execute(sa.text("SELECT 1")))
 
 
 class Store:
