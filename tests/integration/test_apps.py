@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from tests.integration.conftest import World
+
+from shellwego.control.store.records import AppRecord
+from shellwego.core.ids import AppId
+
 
 async def test_an_app_is_made_seen_scaled_stopped_started_and_deleted(member):
     """The whole life of an app that never ran, as its owner sees it."""
@@ -19,3 +24,14 @@ async def test_an_app_is_made_seen_scaled_stopped_started_and_deleted(member):
     assert gone.status_code == 202
     assert gone.json()["status"] == "deleting"
     assert (await member.patch("/v1/apps/blog", json={"replicas": {"web": 1}})).json()["code"] == "conflict"
+
+
+async def test_the_status_counts_all_apps_however_many(world: World, admin):
+    """It is made of pages, and an app at the end of one must be counted once."""
+    async with world.store.writing() as work:
+        [owner] = await work.organisations.page(limit=1)
+        for number in range(101):
+            id = AppId(work.new_id("app"))
+            await work.for_the_cloud().apps.add(AppRecord(id, owner.id, f"app-{number}", work.now, work.now))
+    await admin.post("/v1/apps/app-7/stop")
+    assert (await admin.get("/v1/status")).json()["apps"] == {"empty": 100, "stopped": 1}

@@ -12,7 +12,9 @@ from fastapi import APIRouter
 
 from shellwego.control.api import answers
 from shellwego.control.api.calls import AnyCall
+from shellwego.control.api.parts import ApiSettings
 from shellwego.control.api.strict_json import StrictRoute
+from shellwego.control.store import Tenant
 from shellwego.core.apps import AppStatus
 from shellwego.core.nodes import NodeState
 from shellwego.core.quantities import MIB
@@ -21,6 +23,8 @@ from shellwego.protocol import public
 
 router = APIRouter(prefix="/v1/status", tags=["status"], route_class=StrictRoute)
 
+_PAGE = 100
+"""So many apps are looked at at once."""
 NO_ROOM_BYTES = 4 * MIB
 """A commit of SQLite may need so much for its log."""
 
@@ -31,7 +35,7 @@ async def get_status(call: AnyCall) -> public.CloudStatus:
     operator = call.caller.operator
     tenant = call.work.for_the_cloud() if operator else call.tenant
     settings = call.parts.settings
-    apps = await answers.apps(tenant, await tenant.apps.all(), settings)
+    apps, crashed = await _look_at_apps(tenant, settings)
     nodes = await answers.nodes(call.work, call.work.now) if operator else []
     edges = await call.work.edges.all() if operator else []
     instances = await tenant.instances.count_by_state()
@@ -52,23 +56,34 @@ async def get_status(call: AnyCall) -> public.CloudStatus:
             if n.unclaimed
         ),
         *(f"Edge {e.id}: {problem}" for e in edges for problem in e.problems),
-        *(
-            f"App {a.name} has crashed: {a.status_reason}. See `shellwego logs {a.name}`."
-            for a in apps
-            if a.status is AppStatus.CRASHED
-        ),
+        *crashed,
     ]
     if operator and not nodes:
         problems.insert(0, "There is no node yet: nothing can run. Start an agent.")
     return public.CloudStatus(
         version=settings.version,
         domain=settings.domain,
-        apps=dict(sorted(Counter(app.status.value for app in apps).items())),
+        apps=dict(sorted(apps.items())),
         instances={state.value: count for state, count in sorted(instances.items())},
         nodes=nodes,
         edges=[_edge(dataclasses.asdict(edge)) for edge in edges],
         problems=problems,
     )
+
+
+async def _look_at_apps(tenant: Tenant, settings: ApiSettings) -> tuple[Counter[str], list[str]]:
+    """How many there are of each status, and what is wrong with those that crashed."""
+    counts: Counter[str] = Counter()
+    crashed: list[str] = []
+    after = None
+    while page := await tenant.apps.page(limit=_PAGE, after=after):
+        after = page[-1].name
+        for app in await answers.apps(tenant, page, settings):
+            counts[app.status.value] += 1
+            if app.status is AppStatus.CRASHED:
+                crashed.append(f"App {app.name} has crashed: {app.status_reason}. See `shellwego logs {app.name}`.")
+        await asyncio.sleep(0)  # Neither memory nor anybody's request should feel that there are thousands.
+    return counts, crashed
 
 
 def _edge(fields: dict[str, object]) -> dict[str, object]:

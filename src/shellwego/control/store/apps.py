@@ -81,10 +81,6 @@ class AppRepository(Repository[AppRecord]):
     async def count(self) -> int:
         return await self._count(sa.select(sa.func.count()).select_from(self._select().subquery()))
 
-    async def all(self) -> list[AppRecord]:
-        """Every living app, those that are being deleted too."""
-        return await self._all(self._select().order_by(_apps.c.name))
-
     async def gone(self, *, since: dt.datetime, among: Collection[AppId] | None = None) -> list[AppId]:
         """Those, of all or of `among`, that are being deleted, or were since then."""
         deleted = sa.or_(_apps.c.deleted_at.is_(None), _apps.c.deleted_at >= since)
