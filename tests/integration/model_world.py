@@ -261,9 +261,10 @@ class World:
         def wake_all(events: Collection[EventRecord]) -> None:
             routes.notice(events)
             deployments.notice(events)
-            for name, wake in wakes.items():
-                if name != "routes":
-                    wake.set()
+            assignments.notice(events)
+            if any(event.kind.startswith(("app.", "deployment.")) for event in events):
+                wakes["builds"].set()
+            wakes["outbox"].set()
 
         store.on_commit(wake_all)
         if World._signing is None:

@@ -6,11 +6,12 @@ import asyncio
 import dataclasses
 import datetime as dt
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 
 import pytest
 
+from shellwego.control.controllers.assignments import AssignmentsController
 from shellwego.control.controllers.deployments import DeploymentsController
 from shellwego.control.controllers.routes import UNSURE_SECONDS, WHOLE_LOOK_SECONDS, RoutesController, route_of
 from shellwego.control.links.agents import AgentLinks
@@ -34,7 +35,15 @@ from shellwego.core.instances import InstanceGoal, InstanceState
 from shellwego.drivers.kms.fake import FakeKms
 from shellwego.kit.clock import utc_now
 from shellwego.protocol import public
-from shellwego.protocol.messages import Heartbeat, InstanceReport, NodeCapacity, Report, Routes, RoutesChanged
+from shellwego.protocol.messages import (
+    Assignment,
+    Heartbeat,
+    InstanceReport,
+    NodeCapacity,
+    Report,
+    Routes,
+    RoutesChanged,
+)
 
 NODE = NodeId("nod_aaaaaaaaaaaaaaaaaaaa")
 ORGANISATION = OrganisationId("org_aaaaaaaaaaaaaaaaaaaa")
@@ -351,7 +360,7 @@ async def test_a_clock_that_is_set_back_makes_nobody_look_away(world: World) -> 
     await world.rounds()
     await routes.once()
     async with world.store.reading() as work:
-        assert await work.for_the_cloud().apps.all() == []
+        assert await work.for_the_cloud().apps.page(limit=1) == []
     assert edges.servers == {}
 
 
@@ -597,3 +606,51 @@ async def test_a_look_that_failed_is_made_good_by_a_whole_one(world: World, monk
 
 async def _fail() -> None:
     raise Unavailable("The database", "away")
+
+
+class Assigned:
+    """A connected node that takes whatever it is told."""
+
+    def __init__(self) -> None:
+        self.connected = [NODE]
+        self.sent: list[Assignment] = []
+
+    def generation_seen(self, _node: NodeId) -> int:
+        return self.sent[-1].generation if self.sent else 0
+
+    async def send(self, _node: NodeId, message: Assignment) -> None:
+        self.sent.append(message)
+
+
+async def test_what_a_node_runs_is_looked_at_when_it_changes_and_not_whenever_an_app_crashes(world: World) -> None:
+    """A look reads all of a node's instances: a thousand that crash again and again must not earn a thousand looks."""
+    agents, wake = Assigned(), asyncio.Event()
+    assignments = AssignmentsController(
+        world.store,
+        agents,  # type: ignore[arg-type]
+        wake,
+        open_config=lambda _: asyncio.sleep(0, {}),
+    )
+    world.store.on_commit(assignments.notice)
+
+    async def is_woken_by(step: Awaitable[object]) -> bool:
+        wake.clear()
+        await step
+        before = len(agents.sent)
+        await assignments.once()
+        assert wake.is_set() or len(agents.sent) == before, "a node would have waited for the next round"
+        return wake.is_set()
+
+    await world.deploy("blog")
+    assert await is_woken_by(world.rounds())
+    [instance] = await world.instances()
+    for _ in range(3):
+        for state in (InstanceState.STARTING, InstanceState.HEALTHY, InstanceState.BACKOFF):
+            assert not await is_woken_by(world.report((instance, state)))
+            assert not await is_woken_by(world.rounds())
+    await is_woken_by(world.report((instance, InstanceState.HEALTHY)))
+    await world.deploy("blog", image="sha256:" + "b" * 64)
+    for _ in range(4):
+        await is_woken_by(world.settle())
+    assert [spec.image for spec in agents.sent[-1].run] == ["sha256:" + "b" * 64]
+    assert agents.sent[-1].absent == []

@@ -130,7 +130,7 @@ async def test_a_commit_that_fails_fails_for_all(store: Store, commits: Commits)
 async def test_a_transaction_that_sqlite_takes_back_by_itself_is_lost_for_all(store: Store, commits: Commits):
     """A full disk ends it in the middle: what came before must not count as written, and what comes after is sound."""
     async with store.writing() as work:
-        connection = work.connection
+        connection = work._connection
         pages = await connection.run_sync(lambda sync: sync.exec_driver_sql("PRAGMA page_count").scalar_one())
         await connection.run_sync(lambda sync: sync.exec_driver_sql(f"PRAGMA max_page_count={pages}"))
     names = ["one", "two", "x" * 100_000, "three"]

@@ -97,9 +97,10 @@ async def run_server(cloud: Cloud) -> None:
     def wake_all(events: Collection[EventRecord]) -> None:
         routes.notice(events)  # First: the others' rounds take longer, and requests depend on this one.
         deployments.notice(events)
-        for name, wake in wakes.items():
-            if name != "routes":
-                wake.set()
+        assignments.notice(events)
+        if any(event.kind.startswith(("app.", "deployment.")) for event in events):
+            wakes["builds"].set()
+        wakes["outbox"].set()
 
     store.on_commit(wake_all)
     settings = ApiSettings(

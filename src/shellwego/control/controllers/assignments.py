@@ -7,13 +7,13 @@ Generations only grow, above whatever the node has seen; what should go is named
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import structlog
 
 from shellwego.control.links.agents import AgentLinks
-from shellwego.control.store.records import AppRecord, InstanceRecord, ReleaseRecord
+from shellwego.control.store.records import AppRecord, EventRecord, InstanceRecord, ReleaseRecord
 from shellwego.control.store.unit_of_work import Store, UnitOfWork
 from shellwego.core.apps import WEB
 from shellwego.core.errors import NodeUnavailable
@@ -31,6 +31,9 @@ _NUMBERED = fault_point("server.assign.numbered")
 _SENT = fault_point("server.assign.sent")
 
 """Of each app, the images of so many releases stay on its nodes, so that a rollback is quick and needs no registry."""
+
+_CONCERN = frozenset({"instance.created", "instance.stopping", "instance.stopped", "node.unclaimed"})
+"""Events after which a node should run something else."""
 
 OpenConfig = Callable[[ReleaseRecord], Awaitable[Mapping[str, str]]]
 """Decrypts a release's configuration."""
@@ -60,6 +63,14 @@ class AssignmentsController:
         self._routes_in_force = routes_in_force
         self._sent: dict[NodeId, _Sent] = {}
         self._configs: dict[ReleaseId, Mapping[str, str]] = {}
+
+    def notice(self, events: Collection[EventRecord]) -> None:
+        """
+        Look at once after events that change what a node should run. A look reads all that a node runs, so apps that
+        crash again and again, and say so each time, must not earn one.
+        """
+        if any(event.kind in _CONCERN for event in events):
+            self._wake.set()
 
     def forget(self, node: NodeId) -> None:
         """The node has connected anew: whatever was sent before may be lost."""

@@ -60,13 +60,13 @@ class _Made(Generic[R]):
 
     def __get__(self, scoped: _Scoped, _owner: type) -> R:
         # From now on found on the object itself, before this descriptor is asked.
-        made: R = scoped.__dict__.setdefault(self._name, self.kind(scoped.connection, scoped.scope))
+        made: R = scoped.__dict__.setdefault(self._name, self.kind(scoped._connection, scoped.scope))
         return made
 
 
 class _Scoped:
     def __init__(self, connection: Connection, scope: Scope) -> None:
-        self.connection, self.scope = connection, scope
+        self._connection, self.scope = connection, scope
 
 
 class Tenant(_Scoped):
@@ -102,11 +102,11 @@ class UnitOfWork(_Scoped):
 
     def for_organisation(self, organisation: OrganisationId) -> Tenant:
         """What one tenant may see and change."""
-        return Tenant(self.connection, Scope(organisation))
+        return Tenant(self._connection, Scope(organisation))
 
     def for_the_cloud(self) -> Tenant:
         """Every tenant's rows: for controllers, links and operators."""
-        return Tenant(self.connection, THE_CLOUD)
+        return Tenant(self._connection, THE_CLOUD)
 
     def new_id(self, kind: str) -> str:
         return new_id(kind, self._random_bytes)
@@ -120,7 +120,7 @@ class UnitOfWork(_Scoped):
         payload: Mapping[str, Any] | None = None,
     ) -> EventRecord:
         """Append an event to the outbox. It is published if, and only if, this unit of work is committed."""
-        event = await OutboxRepository(self.connection, THE_CLOUD).append(
+        event = await OutboxRepository(self._connection, THE_CLOUD).append(
             EventRecord(
                 id=self.new_id("event"),
                 kind=kind,
@@ -136,7 +136,7 @@ class UnitOfWork(_Scoped):
     async def ping(self) -> None:
         """Ask the database something. Raises Unavailable."""
         with database_errors():
-            await self.connection.run_sync(lambda sync: sync.execute(sa.text("SELECT 1")))
+            await self._connection.run_sync(lambda sync: sync.execute(sa.text("SELECT 1")))
 
 
 class Store:
