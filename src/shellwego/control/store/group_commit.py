@@ -1,7 +1,7 @@
 """How do many requests write to one SQLite file, when each must be durable before it is answered?
 
 One after the other, on one connection, and with one COMMIT for all who were waiting meanwhile: a COMMIT writes whole
-pages and waits for the disk, so it costs more than most of what it makes durable (docs/decisions/0013).
+pages and waits for the disk, so it costs more than most of what it makes durable (docs/decisions/0015).
 
 The first of a group begins the transaction. When its own work is done it queues up again, to commit; whoever stood
 between works in the same transaction, each in a SAVEPOINT, so that one that fails takes back its own work only. All of
