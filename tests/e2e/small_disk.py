@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
+import struct
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from pathlib import Path
 from tests.e2e.cloud import eventually
 
 _MIB = 1 << 20
+_EXT4_IOC_SHUTDOWN, _WITHOUT_THE_JOURNAL = 0x8004587D, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +69,29 @@ class SmallDisk:
         """There is room again."""
         self._ballast.unlink(missing_ok=True)
 
+    def stop_writing(self) -> None:
+        """The kernel meets an error in the file system: it ends its journal and writes nothing any more."""
+        device = Path("/sys/dev/block", _number(self.path.stat().st_dev)).resolve().name
+        Path("/sys/fs/ext4", device, "trigger_fs_error").write_text("1")
+
+    def take_away(self) -> None:
+        """The device is gone: whatever isn't in memory can't be read either."""
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.ioctl(descriptor, _EXT4_IOC_SHUTDOWN, struct.pack("I", _WITHOUT_THE_JOURNAL))
+        finally:
+            os.close(descriptor)
+
+    def repair(self) -> None:
+        """As an operator would, when nothing uses it any more."""
+        self.unmount()
+        checked = subprocess.run(("e2fsck", "-f", "-y", str(self.image)), capture_output=True, timeout=120)
+        assert checked.returncode in {0, 1}, checked.stdout  # e2fsck(8): 1 says that errors were corrected.
+        self.mount()
+
     def mount(self) -> None:
-        subprocess.run(("mount", "-o", "loop", str(self.image), str(self.path)), check=True, timeout=60)
+        options = "loop,errors=remount-ro"  # As Debian mounts its root.
+        subprocess.run(("mount", "-o", options, str(self.image), str(self.path)), check=True, timeout=60)
 
     def unmount(self) -> None:
         # A sandbox's own mounts on it go a moment after its last process.
@@ -80,6 +104,10 @@ class SmallDisk:
     @property
     def _ballast(self) -> Path:
         return self.path / "ballast"
+
+
+def _number(device: int) -> str:
+    return f"{os.major(device)}:{os.minor(device)}"
 
 
 class _NoRoom(Exception):

@@ -76,10 +76,18 @@ def set_up_logging(process: str, directory: Path | None, *, verbose: bool = Fals
     )
 
 
+class _LogFile(logging.handlers.RotatingFileHandler):
+    """On a disk that fails what we do counts more than what we say of it: no traceback for each line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the name is logging's
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 def _open_log(path: Path) -> logging.Handler | None:
-    """None where it can't be: on a disk that has become read-only, what we do counts more than what we say of it."""
+    """None where it can't be."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return logging.handlers.RotatingFileHandler(path, maxBytes=_FILE_BYTES, backupCount=_FILES, encoding="utf-8")
+        return _LogFile(path, maxBytes=_FILE_BYTES, backupCount=_FILES, encoding="utf-8")
     except OSError:
         return None
