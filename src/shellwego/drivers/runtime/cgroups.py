@@ -20,19 +20,9 @@ _V1_CONTROLLERS = frozenset({"cpu", "cpuacct", "cpuset", "memory", "devices", "f
 _V1_OTHERS = frozenset({"net_cls", "net_prio", "perf_event", "hugetlb", "rdma", "misc", "unified"})
 _PERIOD_MICROSECONDS = 100_000
 
-_APPS_WEIGH = 2 * (os.cpu_count() or 1)
-"""
-As how many of the host's processes all apps of all clouds together count when the CPU is short: two on each processor.
-The kernel's default is one for all, and a hog among them has most of that one. Not more, since the proxy is one, too.
-"""
-
 
 class CGroups(Protocol):
     """The groups below one prefix. What isn't there reads as 0 and is removed already."""
-
-    def ensure_weight(self) -> None:
-        """Let the group that all clouds share have its part of the CPU when the host's own processes want it, too."""
-        ...
 
     def raise_memory(self, name: str, limit_bytes: int) -> None: ...
     def watch_out_of_memory(self, name: str) -> int | None:
@@ -72,12 +62,6 @@ class CGroupsV2:
 
     def __init__(self, base: Path) -> None:
         self._base = base
-
-    def ensure_weight(self) -> None:
-        common = self._base.parent
-        common.mkdir(exist_ok=True)
-        (common.parent / "cgroup.subtree_control").write_text("+cpu")
-        (common / "cpu.weight").write_text(str(min(10_000, 100 * _APPS_WEIGH)))
 
     def raise_memory(self, name: str, limit_bytes: int) -> None:
         (self._base / name / "memory.max").write_text(str(limit_bytes))
@@ -124,12 +108,6 @@ class CGroupsV1:
 
     def __init__(self, bases: dict[str, Path]) -> None:
         self._bases = bases
-
-    def ensure_weight(self) -> None:
-        if "cpu" in self._bases:
-            common = self._bases["cpu"].parent
-            common.mkdir(exist_ok=True)
-            (common / "cpu.shares").write_text(str(1024 * _APPS_WEIGH))
 
     def raise_memory(self, name: str, limit_bytes: int) -> None:
         group = self._bases["memory"] / name

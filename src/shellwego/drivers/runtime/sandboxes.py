@@ -309,7 +309,6 @@ class OciRuntime(ABC):
         )
         _write_secret(bundle.config, json.dumps(config).encode())
         await reach(CONFIGURED)
-        self._groups.ensure_weight()
         await create_under_monitor(
             oci.monitor_command(
                 conmon=self._conmon,

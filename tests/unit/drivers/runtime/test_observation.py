@@ -80,18 +80,6 @@ def test_a_monitor_s_share_of_the_cpu_is_written_on_both_versions(system: Path) 
     assert (system / "cgroup.subtree_control").read_text() == ("+cpu" if "cpu.max" in written else "")
 
 
-def test_what_all_apps_together_weigh_is_written_on_both_versions(system: Path) -> None:
-    """A hog must not take from its neighbours the little that a busy host's processes leave to all apps."""
-    (system / "cgroup.subtree_control").touch()
-    find_cgroups("shellwego/x", system=system).ensure_weight()
-    (written,) = [path for path in system.rglob("shellwego/cpu.*") if path.is_file()]
-    processors = os.cpu_count() or 1
-    assert (written.name, written.read_text()) in (
-        ("cpu.shares", str(2048 * processors)),
-        ("cpu.weight", str(200 * processors)),
-    )
-
-
 def test_what_is_not_there_reads_as_nothing(system: Path) -> None:
     groups = find_cgroups("shellwego/x", system=system)
     assert groups.pids("gone") == set()
