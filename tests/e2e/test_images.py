@@ -39,6 +39,7 @@ def test_httpbin_from_pypi(cloud: RunningCloud, app: str, tmp_path: Path) -> Non
     assert cloud.get(app, "/status/418").status == 418
 
 
+@pytest.mark.long
 def test_node_red_from_npm(cloud: RunningCloud, app: str, tmp_path: Path) -> None:
     """A stranger's Node application with its three hundred packages."""
     (tmp_path / "package.json").write_text(
