@@ -26,7 +26,7 @@ from tests.integration.virtual_time import VirtualTimeLoop
 from shellwego.agent.node import Agent, AgentSettings, Drivers
 from shellwego.control.api import ApiParts, ApiSettings, create_api
 from shellwego.control.controllers.assignments import AssignmentsController
-from shellwego.control.controllers.builds import BuildPlaces, BuildsController
+from shellwego.control.controllers.builds import BuildPlaces, BuildsController, concern_builds
 from shellwego.control.controllers.deployments import DeploymentsController
 from shellwego.control.controllers.outbox import OutboxRelay
 from shellwego.control.controllers.routes import RoutesController
@@ -262,7 +262,7 @@ class World:
             routes.notice(events)
             deployments.notice(events)
             assignments.notice(events)
-            if any(event.kind.startswith(("app.", "deployment.")) for event in events):
+            if concern_builds(events):
                 wakes["builds"].set()
             wakes["outbox"].set()
 

@@ -24,7 +24,7 @@ from shellwego.control.api.create import create_api
 from shellwego.control.api.parts import ApiParts, ApiSettings
 from shellwego.control.api.serving import serve
 from shellwego.control.controllers.assignments import AssignmentsController
-from shellwego.control.controllers.builds import BuildPlaces, BuildsController
+from shellwego.control.controllers.builds import BuildPlaces, BuildsController, concern_builds
 from shellwego.control.controllers.deployments import DeploymentsController
 from shellwego.control.controllers.outbox import OutboxRelay
 from shellwego.control.controllers.retention import EVERY_SECONDS as RETENTION_SECONDS
@@ -98,7 +98,7 @@ async def run_server(cloud: Cloud) -> None:
         routes.notice(events)  # First: the others' rounds take longer, and requests depend on this one.
         deployments.notice(events)
         assignments.notice(events)
-        if any(event.kind.startswith(("app.", "deployment.")) for event in events):
+        if concern_builds(events):
             wakes["builds"].set()
         wakes["outbox"].set()
 

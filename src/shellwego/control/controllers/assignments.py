@@ -30,8 +30,6 @@ log = structlog.get_logger()
 _NUMBERED = fault_point("server.assign.numbered")
 _SENT = fault_point("server.assign.sent")
 
-"""Of each app, the images of so many releases stay on its nodes, so that a rollback is quick and needs no registry."""
-
 _CONCERN = frozenset({"instance.created", "instance.stopping", "instance.stopped", "node.unclaimed"})
 """Events after which a node should run something else."""
 

@@ -12,7 +12,7 @@ import contextlib
 import fnmatch
 import shlex
 import shutil
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from shellwego.control.services import deployments as service
 from shellwego.control.services.sealing import options_of
 from shellwego.control.services.shapes import Found
 from shellwego.control.store import Store
-from shellwego.control.store.records import DeploymentRecord, ImageMappingRecord, SourceRecord
+from shellwego.control.store.records import DeploymentRecord, EventRecord, ImageMappingRecord, SourceRecord
 from shellwego.core.buildplan import BuildPlan, plan_build
 from shellwego.core.deployments import DeploymentState
 from shellwego.core.dockerfiles import base_names, familiar_name
@@ -55,6 +55,9 @@ ATTEMPTS = 3
 RESOLVE_SECONDS = 120.0
 _WORKING = frozenset({DeploymentState.QUEUED, DeploymentState.BUILDING, DeploymentState.RESOLVING})
 
+_CONCERN = ("app.", "deployment.")
+"""Events of these may begin or end a build; instances and nodes come and go without one."""
+
 Unpack = Callable[[Path, str, Path], Awaitable[None]]
 """Unpack an uploaded source (path, sha256) into a new directory. Raises InvalidField, DiskFull."""
 
@@ -66,6 +69,11 @@ class BuildPlaces:
     sources: Path
     work: Path
     logs: Path
+
+
+def concern_builds(events: Collection[EventRecord]) -> bool:
+    """Whether the controller should look at once."""
+    return any(event.kind.startswith(_CONCERN) for event in events)
 
 
 class BuildsController:
