@@ -337,3 +337,13 @@ class Stage:
 
         found: list[Instance] = eventually("three healthy instances", three)
         return found
+
+
+@contextlib.contextmanager
+def on_stage(cloud: RunningCloud, arms: Arms, www: Www) -> Iterator[Stage]:
+    """The stage of a cloud, with the busy app on it."""
+    api = Api(cloud)
+    stage = Stage(cloud, api, arms, www)
+    stage.set_up()
+    yield stage
+    api.close()

@@ -21,7 +21,7 @@ from shellwego.core.deployments import DeploymentState
 from shellwego.kit.load import Load, Target, constant_load
 from tests.e2e.cloud import RunningCloud, eventually, is_well, problems
 from tests.e2e.conftest import cloud_for_a_while
-from tests.e2e.faults import Api, Arms, Stage, Www, small
+from tests.e2e.faults import Arms, Stage, Www, on_stage, small
 from tests.e2e.power import cut_the_power
 from tests.e2e.shelves import PostgresShelf, Shelf, SQLiteShelf
 from tests.integration.postgres import Postgres, running_postgres
@@ -59,15 +59,6 @@ def stage(
 ) -> Iterator[Stage]:
     with on_stage(cloud, arms, Www(registry, tmp_path_factory.mktemp("layouts"))) as stage:
         yield stage
-
-
-@contextlib.contextmanager
-def on_stage(cloud: RunningCloud, arms: Arms, www: Www) -> Iterator[Stage]:
-    api = Api(cloud)
-    stage = Stage(cloud, api, arms, www)
-    stage.set_up()
-    yield stage
-    api.close()
 
 
 # --- the wrong database ---------------------------------------------------------------------------------------------

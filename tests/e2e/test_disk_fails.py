@@ -16,7 +16,7 @@ import pytest
 from shellwego.core.deployments import DeploymentState
 from tests.e2e.cloud import RunningCloud, eventually, is_well, problems
 from tests.e2e.conftest import cloud_for_a_while
-from tests.e2e.faults import Api, Arms, Stage, Www, small
+from tests.e2e.faults import Arms, Stage, Www, on_stage, small
 from tests.e2e.small_disk import SmallDisk, small_disk
 from tests.registry import running_registry
 
@@ -39,11 +39,9 @@ def cloud(disk: SmallDisk) -> Iterator[RunningCloud]:
 def stage(cloud: RunningCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     directory = tmp_path_factory.mktemp("registry")
     with running_registry(directory) as registry:
-        api = Api(cloud)
-        stage = Stage(cloud, api, Arms(tmp_path_factory.mktemp("faults")), Www(registry, directory))
-        stage.set_up()
-        yield stage
-        api.close()
+        arms = Arms(tmp_path_factory.mktemp("faults"))
+        with on_stage(cloud, arms, Www(registry, directory)) as stage:
+            yield stage
 
 
 # --- what was written never arrives ---------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import pytest
 from shellwego.core.deployments import DeploymentState
 from tests.e2e.cloud import RunningCloud, eventually, is_well, problems
 from tests.e2e.conftest import cloud_for_a_while
-from tests.e2e.faults import Api, Arms, Stage, Www, small
+from tests.e2e.faults import Arms, Stage, Www, on_stage, small
 from tests.e2e.small_disk import SmallDisk, small_disk
 from tests.images import busybox_layout
 from tests.registry import running_registry
@@ -41,11 +41,9 @@ def cloud(disk: SmallDisk) -> Iterator[RunningCloud]:
 def stage(cloud: RunningCloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     directory = tmp_path_factory.mktemp("registry")
     with running_registry(directory) as registry:
-        api = Api(cloud)
-        stage = Stage(cloud, api, Arms(tmp_path_factory.mktemp("faults")), Www(registry, directory))
-        stage.set_up()
-        yield stage
-        api.close()
+        arms = Arms(tmp_path_factory.mktemp("faults"))
+        with on_stage(cloud, arms, Www(registry, directory)) as stage:
+            yield stage
 
 
 def test_too_little_room_for_what_is_asked(stage: Stage, disk: SmallDisk, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from tests.e2e.cloud import RunningCloud, eventually
 from tests.e2e.conftest import cloud_for_a_while
-from tests.e2e.faults import STORIES, Api, Arms, Stage, Www, every_point, points_of, story_of
+from tests.e2e.faults import STORIES, Arms, Stage, Www, every_point, on_stage, points_of, story_of
 from tests.leaks import inventory
 from tests.registry import running_registry
 
@@ -49,13 +49,9 @@ def cloud(tmp_path_factory: pytest.TempPathFactory, arms: Arms, env: dict[str, s
 def stage(cloud: RunningCloud, arms: Arms, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     left = arms.disarm()
     directory = tmp_path_factory.mktemp("registry")
-    with running_registry(directory) as registry:
-        api = Api(cloud)
-        stage = Stage(cloud, api, arms, Www(registry, directory))
-        stage.set_up()
+    with running_registry(directory) as registry, on_stage(cloud, arms, Www(registry, directory)) as stage:
         stage.not_reached_at_start = left
         yield stage
-        api.close()
 
 
 def test_every_point_has_a_story() -> None:
