@@ -121,7 +121,7 @@ class RunningCloud:
         if name == "up":
             return [self.process.pid]
         # The edge's own arguments name the proxy's program too: only the first word says what a process is.
-        needle = f"shellwego.processes.{name}"
+        needle = f"shellwego.processes.main {name} "
         found = []
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,8 @@ from tests.e2e.cloud import RunningCloud, instance_in
 from tests.leaks import host_network, inventory
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+LAST_LINES = 20
+LINE_CHARACTERS = 400
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +67,18 @@ def app(cloud: RunningCloud, request: pytest.FixtureRequest) -> Iterator[str]:
     name = "t-" + request.node.originalname.removeprefix("test_").replace("_", "-")[:34].rstrip("-")
     yield name
     cloud.run("apps", "delete", name, "--yes", "--wait")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What the cloud said last stands under a failure: on another machine nobody can look into its logs."""
+    report = yield
+    cloud = getattr(item, "funcargs", {}).get("cloud")
+    if report.failed and isinstance(cloud, RunningCloud):
+        for path in (cloud.up_log, *sorted((cloud.data / "logs").glob("*"))):
+            with contextlib.suppress(OSError):
+                lines = path.read_text(errors="replace").splitlines()[-LAST_LINES:]
+                report.sections.append(
+                    (f"the last of {path.name}", "\n".join(line[:LINE_CHARACTERS] for line in lines))
+                )
+    return report

@@ -34,6 +34,9 @@ from tests.registry import Registry
 
 T = TypeVar("T")
 
+PATIENCE_SECONDS = 400.0
+"""A server that is killed nine times in a row, and takes half a minute to start where others want the CPU too."""
+
 _AGENT = "tests/integration/test_agent.py::test_killed_at_any_step_it_goes_on_where_it_was"
 _EDGE = "tests/contract/test_edge.py::test_killed_at_any_step_of_a_change_the_edge_converges_and_nobody_notices"
 
@@ -161,7 +164,7 @@ class Api:
             return seen if seen.state.is_terminal else None
 
         try:
-            found: Deployment = eventually(f"deployment {deployment.id} ends", ended)
+            found: Deployment = eventually(f"deployment {deployment.id} ends", ended, seconds=PATIENCE_SECONDS)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.deployment(app, deployment.id)}\n{self.instances(app)}") from None
         return found
@@ -342,7 +345,7 @@ class Stage:
 @contextlib.contextmanager
 def on_stage(cloud: RunningCloud, arms: Arms, www: Www) -> Iterator[Stage]:
     """The stage of a cloud, with the busy app on it."""
-    api = Api(cloud)
+    api = Api(cloud, patience_seconds=PATIENCE_SECONDS)
     stage = Stage(cloud, api, arms, www)
     stage.set_up()
     yield stage

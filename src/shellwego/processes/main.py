@@ -1,8 +1,8 @@
-"""How does `shellwego` begin? With what makes its imports cheaper; then `processes.commands` says what there is.
+"""How does `shellwego` begin? With what makes its imports cheaper; then a process of a cloud, or a command.
 
-Imports are most of a command's CPU time, and a tenth of them went into what nobody asked for: httpx imports a command
-line of its own where click and rich are installed, the collector looks for garbage among modules and classes, and
-pydantic reads the metadata of every installed package in search of plugins.
+Imports are most of a command's CPU time, and most of the time until a killed server is back. A tenth of them went into
+what nobody asked for: httpx imports a command line of its own where click and rich are installed, the collector looks
+for garbage among modules and classes, and pydantic reads the metadata of every installed package in search of plugins.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import importlib
 import os
 import sys
 
+PROCESSES = frozenset({"server", "agent", "edge"})
+"""The processes of a cloud: `shellwego server` needs nothing of the command line."""
 _YOUNG_OBJECTS = 100_000
 """Some two collections on the way to a command instead of hundreds; one that runs for long still has its collector."""
 
@@ -19,8 +21,17 @@ _YOUNG_OBJECTS = 100_000
 def main() -> None:
     gc.set_threshold(_YOUNG_OBJECTS)
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # Also for the processes that `up` starts.
-    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]  # None: importing it fails, as httpx expects.
-    importlib.import_module("shellwego.processes.commands").main()
+    _leave_out("httpx._main")
+    if sys.argv[1:2] and sys.argv[1] in PROCESSES:
+        _leave_out("rich")  # structlog would import it to colour what nobody's terminal shows.
+        importlib.import_module(f"shellwego.processes.{sys.argv[1]}").main(sys.argv[2:])
+    else:
+        importlib.import_module("shellwego.processes.commands").main()
+
+
+def _leave_out(module: str) -> None:
+    """Importing it fails from now on, as it would where it isn't installed: those who ask for it do without."""
+    sys.modules.setdefault(module, None)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

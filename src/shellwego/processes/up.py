@@ -243,7 +243,7 @@ async def _run(cloud: Cloud, engines: Engines) -> int:
 
 def _children(cloud: Cloud, engines: Engines) -> tuple[Child, ...]:
     def module(name: str) -> tuple[str, ...]:
-        return (sys.executable, "-m", f"shellwego.processes.{name}", "--data-dir", str(cloud.data))
+        return (sys.executable, "-m", "shellwego.processes.main", name, "--data-dir", str(cloud.data))
 
     identity = cloud.identity
     edge = (
