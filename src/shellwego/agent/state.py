@@ -28,6 +28,7 @@ from shellwego.core.ids import InstanceId, NodeId, is_id, new_id
 from shellwego.drivers.kms.port import DecryptionFailed, Kms
 from shellwego.kit.faults import fault_point, reach
 from shellwego.kit.files import replace_file, sealed, sync_directory, take_lock, unsealed
+from shellwego.protocol.messages import InstanceSpec
 
 log = structlog.get_logger()
 
@@ -71,6 +72,7 @@ class AgentState:
         self.damaged: list[str] = []
         self.problem = ""
         self._unkept: set[InstanceId] = set()
+        self._specs: tuple[Goal | None, dict[InstanceId, InstanceSpec]] = (None, {})
 
     @classmethod
     async def open(
@@ -102,6 +104,12 @@ class AgentState:
         self.cloud = cloud
         for name in _NODE_FILES:
             await self._write(self._directory / name, _sealed(_Node(node=self.node, cloud=cloud)))
+
+    def find_spec(self, id: InstanceId) -> InstanceSpec | None:
+        """What the goal says of an instance that should run, or is kept though nobody names it."""
+        if self._specs[0] is not self.goal:
+            self._specs = self.goal, {InstanceId(spec.id): spec for spec in (*self.goal.retained, *self.goal.run)}
+        return self._specs[1].get(id)
 
     def remember(self, record: Record) -> None:
         """Know it from now on; `keep` makes it durable."""

@@ -12,22 +12,20 @@ import asyncio
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address
 
 import structlog
 
-from shellwego.agent.health import HealthMonitor, Target
-from shellwego.agent.log_reader import last_lines
+from shellwego.agent.last_lines import LastLines
 from shellwego.agent.logs import LogStore
-from shellwego.agent.plan import Action, End, Goal, NodePlan, Record, Remove, Start, new_record, note_failure, plan_node
+from shellwego.agent.plan import Action, End, NodePlan, Record, Remove, Start, new_record, note_failure, plan_node
+from shellwego.agent.reconcilers.checks import Checks
 from shellwego.agent.reconcilers.images import Images
 from shellwego.agent.reconcilers.networks import Networks
 from shellwego.agent.reconcilers.starts import Starts
-from shellwego.agent.report import Activity, Phase, describe, describe_removal, printable
+from shellwego.agent.report import Activity, Phase, describe, describe_removal
 from shellwego.agent.state import AgentState
 from shellwego.core.errors import NotFound, ShellWeGoError, StartFailed
 from shellwego.core.ids import InstanceId
-from shellwego.core.redaction import Redaction
 from shellwego.drivers.network.port import NetworkDriver
 from shellwego.drivers.runtime.port import ExecSession, Observed, RuntimeDriver
 from shellwego.kit.backoff import backoff_seconds
@@ -47,8 +45,6 @@ REMOVE_DETACHED = fault_point("agent.remove.detached")
 REMOVE_FORGOTTEN = fault_point("agent.remove.forgotten")
 
 OBSERVE_SECONDS = 20.0
-_LAST_LINES = 20
-_LAST_LINE_CHARACTERS = 500
 _SHORTEST_ROUND_SECONDS = 0.05
 _WATCHFUL_SECONDS = 0.5
 """How often to look while something was started and isn't healthy yet: most broken apps end in their first second."""
@@ -101,27 +97,30 @@ class Instances:
         clock: Clock,
     ) -> None:
         self._tasks, self._state = tasks, state
-        self._runtimes, self._network, self._logs = dict(runtimes), network, logs
+        self._runtimes, self._network = dict(runtimes), network
         self._on_change, self._clock = on_change, clock
         self.wake = asyncio.Event()
-        self.health = HealthMonitor(
+        self._lines = LastLines(state, logs)
+        self._checks = Checks(
             tasks,
+            state,
             dial=network.dial,
-            enter=self._enter_for_check,
-            on_verdict=self._on_verdict,
-            on_doubt=self.wake.set,
+            runtime_of=self._runtime_of,
+            is_busy=lambda id: id in self._work,
+            lines=self._lines,
+            wake=self.wake,
+            on_change=on_change,
+            clock=clock,
         )
         self._starts = Starts(
             state, runtime=self._runtime, network=network, networks=networks, images=images, logs=logs, clock=clock
         )
         self._work: dict[InstanceId, _Work] = {}
         self._trouble: dict[InstanceId, _Trouble] = {}
-        self._lines: dict[InstanceId, list[str]] = {}
         self._sight = _Sight(blind=frozenset(runtimes))
         self._gone: frozenset[InstanceId] = frozenset()
         self._unclaimed: tuple[InstanceId, ...] = ()
         self._removal_slots = asyncio.Semaphore(_REMOVALS_AT_ONCE)
-        self._specs: tuple[Goal | None, dict[InstanceId, InstanceSpec]] = (None, {})
         self._round_at = float("-inf")
         self.observed_once = False
 
@@ -161,11 +160,9 @@ class Instances:
 
     async def enter(self, id: InstanceId, request: ExecRequest) -> ExecSession:
         """A command inside an instance. Raises NotFound, StartFailed."""
-        record = self._state.records.get(id)
-        if record is None:
-            raise NotFound("running instance", id)
+        runtime = self._runtime_of(id)
         env = {"TERM": "xterm-256color", **request.env} if request.tty else request.env
-        return await self._runtime(record.runtime).exec(
+        return await runtime.exec(
             id, tuple(request.command), tty=request.tty, env=env, columns=request.columns, rows=request.rows
         )
 
@@ -201,7 +198,7 @@ class Instances:
             await self._note(record)
         for action in plan.actions:
             self._begin(action)
-        self._sync_health()
+        self._checks.follow()
         if changed:
             self._on_change()
         self._wake_later(plan)
@@ -226,9 +223,9 @@ class Instances:
 
     async def _note(self, record: Record) -> None:
         if record.run is None and record.exit is not None:
-            self.health.forget(record.id)
+            self._checks.forget(record.id)
             log.info("instance.ended", instance=record.id, how=str(record.exit), failures=record.failures)
-            await self._read_last_lines(record.id)
+            await self._lines.read(record.id)
         await self._keep(record.id)
 
     def _wake_later(self, plan: NodePlan) -> None:
@@ -285,20 +282,20 @@ class Instances:
         finally:
             del self._work[id]
             if finished:  # A cancelled one may mean the agent's end, when no check can be begun any more.
-                self._sync_health()
+                self._checks.follow()
             self.wake.set()
             self._on_change()
 
     async def _start(self, work: _Work, action: Start) -> None:
-        spec = self._spec(action.id)
+        spec = self._state.find_spec(action.id)
         if spec is None:
             return
-        before = self._state.records.get(spec_id(spec)) or new_record(spec)
+        before = self._state.records.get(InstanceId(spec.id)) or new_record(spec)
         if before.restart_token != spec.restart_token:
             before = replace(before, restart_token=spec.restart_token, failures=0, failed_at=None, exit=None)
         record = await self._starts.start(spec, before, lambda phase, words: self._say(work, phase, words))
         if record.run is None:
-            self._lines[before.id] = []
+            self._lines.forget(before.id)
         await self._keep(before.id)
         if record.run is not None:
             await reach(START_RECORDED)
@@ -306,20 +303,20 @@ class Instances:
 
     async def _end(self, work: _Work, action: End) -> None:
         record = self._state.records.get(action.id)
-        spec = self._spec(action.id)
+        spec = self._state.find_spec(action.id)
         if record is None:
             record = new_record(spec) if spec else None
         if record is None or spec is None:
             return
         why = str(action.status) if action.status else "a restart was asked for"
         self._say(work, Phase.ENDING, why)
-        self.health.forget(action.id)
+        self._checks.forget(action.id)
         log.info("instance.ending", instance=action.id, why=why)
         await self._runtime(record.runtime).ensure_absent(action.id, grace_seconds=action.grace_seconds)
         await reach(END_ENDED)
         record = self._state.records.get(action.id, record)
         if action.status is not None:
-            await self._read_last_lines(action.id)
+            await self._lines.read(action.id)
             self._state.remember(note_failure(record, action.status, self._clock().timestamp()))
         else:
             fresh = replace(record, run=None, healthy_since=None, unhealthy="", failures=0, failed_at=None, exit=None)
@@ -329,7 +326,7 @@ class Instances:
 
     async def _remove(self, action: Remove) -> None:
         record = self._state.records.get(action.id)
-        self.health.forget(action.id)
+        self._checks.forget(action.id)
         if record is not None and record.removing is None:
             self._state.remember(replace(record, removing=action.grace_seconds))
             await self._keep(action.id)
@@ -342,88 +339,22 @@ class Instances:
             await self._network.ensure_detached(action.id)
             await reach(REMOVE_DETACHED)
         await self._state.forget_record(action.id, self._clock().timestamp())
-        self._lines.pop(action.id, None)
+        self._lines.forget(action.id)
         await reach(REMOVE_FORGOTTEN)
         log.info("instance.removed", instance=action.id)
-
-    # Health
-
-    def _sync_health(self) -> None:
-        """Exactly what runs, and isn't being ended, is checked."""
-        for id in self.health.watched:
-            record = self._state.records.get(id)
-            if record is None or record.run is None or record.removing is not None or self._spec(id) is None:
-                self.health.forget(id)
-        for spec in (*self._state.goal.run, *self._state.goal.retained):
-            record = self._state.records.get(spec_id(spec))
-            if record is None or record.run is None or record.unhealthy or record.removing is not None:
-                continue
-            if record.address is None or record.id in self._work or self.health.watches(record.id, record.run):
-                continue
-            self.health.watch(
-                Target(
-                    record.id,
-                    record.run,
-                    spec.health,
-                    IPv4Address(record.address),
-                    spec.port,
-                    healthy=record.healthy_since is not None,
-                    redact=Redaction.of_config(spec.env),
-                )
-            )
-
-    def _on_verdict(self, target: Target, healthy: bool, problem: str) -> None:
-        log.info("instance.healthy" if healthy else "instance.unhealthy", instance=target.id, problem=problem)
-        self._tasks.create_task(self._believe(target, healthy, problem), name=f"verdict-{target.id}")
-
-    async def _believe(self, target: Target, healthy: bool, problem: str) -> None:
-        def judged(record: Record) -> Record:
-            if healthy:
-                return replace(record, healthy_since=self._clock().timestamp(), unhealthy="")
-            return replace(record, unhealthy=printable(problem, 300) or "no answer")
-
-        if not healthy:
-            await self._read_last_lines(target.id)
-        before = self._state.records.get(target.id)
-        if before is None or before.run != target.run:
-            return
-        # On disk before it is known, and told: an agent that is killed now must not, when it is back, take an instance
-        # out of the traffic that it had put there.
-        try:
-            await self._state.keep_ahead(judged(before))
-        except OSError as error:
-            log.warning("record.not_kept", instance=target.id, error=repr(error))
-        now = self._state.records.get(target.id)
-        if now is None or now.run != target.run:
-            return
-        self._state.remember(judged(now))
-        self.wake.set()
-        self._on_change()
-
-    async def _enter_for_check(self, id: InstanceId, command: tuple[str, ...]) -> ExecSession:
-        record = self._state.records.get(id)
-        if record is None:
-            raise NotFound("running instance", id)
-        return await self._runtime(record.runtime).exec(id, command, tty=False, env={})
 
     # Small things
 
     def _describe(self, spec: InstanceSpec) -> InstanceReport:
-        id = spec_id(spec)
+        id = InstanceId(spec.id)
         work = self._work.get(id)
         return describe(
             spec,
             self._state.records.get(id),
             work.activity if work else None,
-            check_detail=self.health.last_word(id),
-            last_lines=self._lines.get(id, ()),
+            check_detail=self._checks.last_word(id),
+            last_lines=self._lines.of(id),
         )
-
-    def _spec(self, id: InstanceId) -> InstanceSpec | None:
-        goal = self._state.goal
-        if self._specs[0] is not goal:
-            self._specs = goal, {spec_id(spec): spec for spec in (*goal.retained, *goal.run)}
-        return self._specs[1].get(id)
 
     def _runtime(self, name: str) -> RuntimeDriver:
         driver = self._runtimes.get(name)
@@ -431,6 +362,12 @@ class Instances:
             offered = ", ".join(sorted(self._runtimes)) or "none"
             raise StartFailed(f"This node has no runtime {name!r}; it offers: {offered}.")
         return driver
+
+    def _runtime_of(self, id: InstanceId) -> RuntimeDriver:
+        record = self._state.records.get(id)
+        if record is None:
+            raise NotFound("running instance", id)
+        return self._runtime(record.runtime)
 
     def _drivers(self) -> list[RuntimeDriver]:
         return list({id(driver): driver for driver in self._runtimes.values()}.values())
@@ -447,19 +384,3 @@ class Instances:
             await self._state.keep(id)
         except OSError as error:
             log.warning("record.not_kept", instance=id, error=repr(error))
-
-    async def _read_last_lines(self, id: InstanceId) -> None:
-        spec = self._spec(id)
-        if spec is None:  # Nobody is told of it any more.
-            return
-        redact = Redaction.of_config(spec.env)
-        try:
-            lines = await asyncio.to_thread(last_lines, self._logs, id, _LAST_LINES, redact)
-        except OSError as error:
-            log.warning("log.not_read", instance=id, error=repr(error))
-            return
-        self._lines[id] = [printable(line.text, _LAST_LINE_CHARACTERS) for line in lines]
-
-
-def spec_id(spec: InstanceSpec) -> InstanceId:
-    return InstanceId(spec.id)
