@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from shellwego.control.api import problems
 from shellwego.control.api.create import _NOUNS
 from shellwego.control.api.openapi import document
-from shellwego.control.services.deployments import OPERATOR_RUNTIMES, TENANT_RUNTIMES
+from shellwego.control.services.wishes import OPERATOR_RUNTIMES, TENANT_RUNTIMES
 from shellwego.core import apps, deployments, errors, instances
 from shellwego.core.errors import ShellWeGoError
 from shellwego.edge.pages import ERROR_PAGES, ROUTE_PAGES

@@ -9,6 +9,7 @@ from tests.integration.conftest import World
 from tests.integration.test_problems import problem
 
 from shellwego.control.services import deployments as service
+from shellwego.control.services.apps import finish_deletion
 from shellwego.control.services.sealing import config_of, options_of
 from shellwego.control.services.shapes import Found
 from shellwego.core.deployments import DeploymentState
@@ -353,6 +354,6 @@ async def test_deleting_an_app_cancels_its_deployment_and_frees_its_name_at_the_
     assert (await member.get(f"/v1/apps/blog/deployments/{made['id']}")).json()["state"] == "cancelled"
     problem(await member.post("/v1/apps", json={"name": "blog"}), 409, "already_exists")
     async with world.store.writing() as work:
-        await service.finish_deletion(work, await work.for_the_cloud().apps.get(app["id"]))
+        await finish_deletion(work, await work.for_the_cloud().apps.get(app["id"]))
     problem(await member.get("/v1/apps/blog"), 404, "not_found")
     await make(member)

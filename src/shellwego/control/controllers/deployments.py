@@ -26,6 +26,7 @@ from shellwego.control.orchestration.rollout import (
     plan_rollout,
 )
 from shellwego.control.services import deployments as service
+from shellwego.control.services.apps import finish_deletion
 from shellwego.control.store.records import (
     AppRecord,
     DeploymentRecord,
@@ -296,7 +297,7 @@ async def _conclude(work: UnitOfWork, situation: _Situation, refused: NoCapacity
     app, rolling = situation.app, situation.rolling
     if app.deleting_at is not None:
         if not await work.for_the_cloud().instances.of_app(app.id):
-            await service.finish_deletion(work, app)
+            await finish_deletion(work, app)
         return
     if rolling is None:
         return

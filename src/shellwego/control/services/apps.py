@@ -92,6 +92,14 @@ async def delete(work: UnitOfWork, caller: Caller, reference: str) -> AppRecord:
     return app
 
 
+async def finish_deletion(work: UnitOfWork, app: AppRecord) -> None:
+    """The last instance is gone: the name is free again."""
+    await work.for_the_cloud().apps.update(
+        app.id, deleted_at=work.now, updated_at=work.now, pending_config_ciphertext=None
+    )
+    await emit(work, "app.deleted", app, name=app.name)
+
+
 async def _process_types(tenant: Tenant, app: AppRecord) -> set[str]:
     """Those of the current release and of the one on its way; none before the first, when any may be meant."""
     unfinished = await tenant.deployments.unfinished_of(app.id)

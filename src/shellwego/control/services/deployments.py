@@ -9,16 +9,15 @@ lost. Each function is one step inside the caller's unit of work.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from shellwego.control.services.app_access import emit, locked
 from shellwego.control.services.callers import Caller
-from shellwego.control.services.releases import find_release, find_same_release
+from shellwego.control.services.releases import find_same_release, release_to_go_back_to
 from shellwego.control.services.sealing import changed, config_of, options_of, pending_config, seal
-from shellwego.control.services.shapes import Found, check_shape, wanted_replicas, wanted_spec
+from shellwego.control.services.shapes import Found, wanted_replicas, wanted_spec
+from shellwego.control.services.wishes import Wish, check_origin, check_request, split_request, take_over, wish_of
 from shellwego.control.store import Tenant, UnitOfWork
 from shellwego.control.store.records import AppRecord, DeploymentRecord, ReleaseRecord
 from shellwego.core.apps import check_config
@@ -26,37 +25,18 @@ from shellwego.core.deployments import DeploymentKind, DeploymentState
 from shellwego.core.errors import (
     BuildFailed,
     Conflict,
-    Forbidden,
     ImageNotKept,
     InvalidField,
     NotFound,
     ShellWeGoError,
 )
-from shellwego.core.ids import DeploymentId, ReleaseId, SourceId, is_id
-from shellwego.core.releases import KEPT_RELEASES, RuntimeClass
-from shellwego.drivers.images.addresses import host_of, is_loopback_name
+from shellwego.core.ids import DeploymentId, ReleaseId
+from shellwego.core.releases import KEPT_RELEASES
 from shellwego.drivers.images.reference import is_digest
 from shellwego.drivers.kms.port import Kms
 from shellwego.protocol import public
 
-TENANT_RUNTIMES = frozenset({RuntimeClass.GVISOR, RuntimeClass.GVISOR_HOST_NETWORK})
-OPERATOR_RUNTIMES = TENANT_RUNTIMES | {RuntimeClass.RUNC}
 MAXIMUM_LINES, MAXIMUM_LINE = 50, 2000
-
-_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@+-]{0,511}")
-_SHAPE = ("processes", "health", "resources", "port", "runtime", "grace_seconds", "replicas")
-
-
-@dataclass(frozen=True, slots=True)
-class _Wish:
-    """What one deployment wants, with what it took over from the one it supersedes."""
-
-    kind: DeploymentKind
-    image: str | None
-    source: SourceId | None
-    base: ReleaseId | None
-    request: dict[str, Any]
-    options: dict[str, Any]
 
 
 async def create(
@@ -67,18 +47,18 @@ async def create(
     Raises InvalidField, NotFound, Forbidden, Conflict, ImageNotKept.
     """
     tenant, app = await locked(work, caller, reference)
-    request, options = _split(body)
-    _check(caller, body, request, options)
+    request, options = split_request(body)
+    check_request(caller, body, request, options)
     before = await tenant.deployments.unfinished_of(app.id)
     if body.release is not None:
-        target = await _release_to_go_back_to(tenant, app, body.release)
+        target = await release_to_go_back_to(tenant, app, body.release)
         if is_digest(target.image) and target.image not in await tenant.releases.images_to_keep(newest=KEPT_RELEASES):
             # Nodes remove it when they need room: refused now, or it would fail there, some days and not others.
             raise ImageNotKept(target.label)
-        wish = _Wish(DeploymentKind.ROLLBACK, None, None, target.id, {}, {})
+        wish = Wish(DeploymentKind.ROLLBACK, None, None, target.id, {}, {})
     else:
-        await _check_image(tenant, caller, app, body)
-        wish = await _take_over(kms, app, before, _wish_of(body, request, options))
+        await check_origin(tenant, caller, app, body)
+        wish = await take_over(kms, app, before, wish_of(body, request, options))
         if wish.image is None and wish.source is None and wish.base is None:
             raise Conflict(f"Nothing was deployed to {app.name!r} yet. Deploy a folder or an image first.")
     if app.current_release is None and "config" in options:
@@ -257,132 +237,10 @@ async def end(work: UnitOfWork, deployment: DeploymentRecord, state: DeploymentS
     return deployment
 
 
-async def finish_deletion(work: UnitOfWork, app: AppRecord) -> None:
-    """The last instance is gone: the name is free again."""
-    await work.for_the_cloud().apps.update(
-        app.id, deleted_at=work.now, updated_at=work.now, pending_config_ciphertext=None
-    )
-    await emit(work, "app.deleted", app, name=app.name)
-
-
-# --- the wish -----------------------------------------------------------------------------------------------------
-
-
-def _split(body: public.DeploymentCreate) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The request as it was sent, without what was left out; what is secret goes apart."""
-    said = body.model_dump(mode="json", exclude_unset=True)
-    request = {key: said[key] for key in _SHAPE if said.get(key) is not None}
-    build = said.get("build") or {}
-    if body.build is not None:
-        request["build"] = {key: build[key] for key in build if key not in {"args", "secrets"}}
-    options = {
-        "config": said.get("config"),
-        "build_args": build.get("args"),
-        "build_secrets": build.get("secrets"),
-        "registry_login": said.get("registry_login"),
-    }
-    return request, {key: value for key, value in options.items() if value}
-
-
-def _check(caller: Caller, body: public.DeploymentCreate, request: Mapping[str, Any], options: dict[str, Any]) -> None:
-    given = [name for name in ("image", "source", "release") if getattr(body, name) is not None]
-    if len(given) > 1:
-        raise InvalidField(given[1], f"can't be given together with {given[0]!r}: a deployment has one origin.")
-    if body.release is not None:
-        more = next((name for name in (*_SHAPE, "config", "build") if getattr(body, name) is not None), None)
-        if more is not None:
-            raise InvalidField(more, "can't be changed in a rollback, which brings a release back as it was.")
-    if body.registry_login is not None and body.image is None:
-        raise InvalidField("registry_login", "belongs to an image; give `image` too.")
-    if body.build is not None and body.source is None:
-        raise InvalidField("build", "belongs to a source; give `source` too.")
-    if body.build is not None and body.build.trusted and not caller.operator:
-        raise Forbidden("an operator of this cloud: only they may trust a build")
-    if body.runtime is not None and body.runtime not in OPERATOR_RUNTIMES:
-        raise InvalidField("runtime", f"there is no such runtime. Use one of: {', '.join(sorted(OPERATOR_RUNTIMES))}.")
-    if body.runtime is not None and body.runtime not in TENANT_RUNTIMES and not caller.operator:
-        raise Forbidden(f"an operator of this cloud: {body.runtime!r} shares the node's kernel")
-    check_shape(request)
-    changes: Mapping[str, str | None] = options.get("config", {})
-    check_config({key: value or "" for key, value in changes.items()})
-
-
-async def _check_image(tenant: Tenant, caller: Caller, app: AppRecord, body: public.DeploymentCreate) -> None:
-    if body.source is not None:
-        source = await tenant.sources.find(body.source) if is_id(body.source, "source") else None
-        if source is None or source.app != app.id:
-            raise InvalidField("source", f"there is no such source of {app.name!r}. Upload it first.")
-    if body.image is None:
-        return
-    if _IMAGE.fullmatch(body.image) is None or ".." in body.image:
-        raise InvalidField("image", f"{body.image[:80]!r} is not an image reference. Write it like nginx:1.27.")
-    if body.image.startswith("sha256:") and body.image not in await tenant.releases.images():
-        # Built images of every organisation lie in one store: a digest alone may not open another's.
-        raise InvalidField("image", "there is no release with this image. Name an image of a registry.")
-    registry = body.image.split("/", 1)[0]
-    if "/" in body.image and is_loopback_name(host_of(registry)) and not caller.operator:
-        # A request to the server's own loopback reaches whatever the operator runs there.
-        raise Forbidden("an operator of this cloud: the registry is on the server's own loopback address")
-
-
-def _wish_of(body: public.DeploymentCreate, request: dict[str, Any], options: dict[str, Any]) -> _Wish:
-    kind = DeploymentKind.RESTART
-    if body.image is not None or body.source is not None:
-        kind = DeploymentKind.DEPLOY
-    elif request or options:
-        kind = DeploymentKind.CONFIG
-    source = SourceId(body.source) if body.source is not None else None
-    return _Wish(kind, body.image, source, None, request, options)
-
-
-async def _take_over(kms: Kms, app: AppRecord, before: DeploymentRecord | None, wish: _Wish) -> _Wish:
-    """
-    Stand on what the superseded deployment wanted: on its release, once it has one; before that on its wishes, under
-    ours, and on its image or source unless we bring our own.
-    """
-    if before is None:
-        return dataclasses.replace(wish, base=app.current_release)
-    if before.release is not None:
-        return dataclasses.replace(wish, base=before.release)
-    request = {**before.request, **wish.request}
-    options = await options_of(kms, before)
-    config = {**options.pop("config", {}), **wish.options.get("config", {})}
-    if wish.kind is DeploymentKind.DEPLOY:
-        # Its own origin: nothing of the other's build or login applies.
-        options = dict(wish.options)
-        if "build" not in wish.request:
-            request.pop("build", None)
-        image, source = wish.image, wish.source
-    else:
-        options |= {key: value for key, value in wish.options.items() if key != "config"}
-        image, source = before.image_reference, before.source
-    if config:
-        options["config"] = config
-    kind = DeploymentKind.DEPLOY if image is not None or source is not None else wish.kind
-    return _Wish(kind, image, source, before.base_release, request, options)
-
-
 async def _keep_pending(work: UnitOfWork, kms: Kms, app: AppRecord, changes: Mapping[str, str | None]) -> None:
     config = check_config(changed(await pending_config(kms, app), changes), field="values")
     sealed = await seal(kms, config, context=app.id)
     await work.for_the_cloud().apps.update(app.id, pending_config_ciphertext=sealed, updated_at=work.now)
-
-
-async def _release_to_go_back_to(tenant: Tenant, app: AppRecord, label: str) -> ReleaseRecord:
-    """`v3`, `3`, a release's id, or `previous`. Raises InvalidField, Conflict."""
-    if label == "previous":
-        current = await tenant.releases.some((app.current_release,))
-        number = next((release.number for release in current.values()), app.next_release_number)
-        found = await tenant.releases.last_good_before(app.id, number)
-        if found is None:
-            raise Conflict(f"{app.name!r} has no earlier release that ever ran well.")
-        return found
-    try:
-        return await find_release(tenant, app, label)
-    except NotFound as error:
-        raise InvalidField(
-            "release", f"{app.name!r} has no release {label!r}. Use a label such as v3, or `previous`."
-        ) from error
 
 
 async def _roll(

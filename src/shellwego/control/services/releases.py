@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from shellwego.control.services.sealing import config_of
 from shellwego.control.store import Tenant
 from shellwego.control.store.records import AppRecord, ReleaseRecord, ReleaseSpec
-from shellwego.core.errors import NotFound
+from shellwego.core.errors import Conflict, InvalidField, NotFound
 from shellwego.core.ids import is_id
 from shellwego.core.instances import InstanceGoal
 from shellwego.drivers.kms.port import Kms
@@ -25,6 +25,23 @@ async def find_release(tenant: Tenant, app: AppRecord, reference: str) -> Releas
     if release is None or release.app != app.id:
         raise NotFound("release", reference[:60])
     return release
+
+
+async def release_to_go_back_to(tenant: Tenant, app: AppRecord, label: str) -> ReleaseRecord:
+    """`v3`, `3`, a release's id, or `previous`. Raises InvalidField, Conflict."""
+    if label == "previous":
+        current = await tenant.releases.some((app.current_release,))
+        number = next((release.number for release in current.values()), app.next_release_number)
+        found = await tenant.releases.last_good_before(app.id, number)
+        if found is None:
+            raise Conflict(f"{app.name!r} has no earlier release that ever ran well.")
+        return found
+    try:
+        return await find_release(tenant, app, label)
+    except NotFound as error:
+        raise InvalidField(
+            "release", f"{app.name!r} has no release {label!r}. Use a label such as v3, or `previous`."
+        ) from error
 
 
 async def find_same_release(
