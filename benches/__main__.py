@@ -17,7 +17,7 @@ from benches import results, world
 from benches.peers import find_program
 from shellwego.drivers.engines.catalogue import BUILDKIT, GVISOR
 from shellwego.processes.engines_found import find_engines
-from shellwego.processes.up import need_root
+from shellwego.processes.host_command import need_root
 
 FIGURES = ("api", "routes", "proxy", "start", "deploy", "neighbour", "memory", "idle")
 """Each is a module with `run(bench) -> rows`. In this order: those without a cloud first, a hundred apps last."""

@@ -25,7 +25,7 @@ import typer
 from shellwego.kit.load import Target, constant_load
 from shellwego.kit.ports import free_ports
 from shellwego.processes.cloud import RUNTIME_ROOT, load_cloud
-from shellwego.processes.up import need_root
+from shellwego.processes.host_command import need_root
 
 EXAMPLES = ("flask", "node", "static", "dockerfile")
 START_SECONDS = 900.0

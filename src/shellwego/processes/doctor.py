@@ -23,6 +23,7 @@ from shellwego.drivers.engines.places import Source, install_directory
 from shellwego.drivers.engines.probe import observe
 from shellwego.drivers.engines.trials import Result, Verdict
 from shellwego.processes.cloud import load_cloud
+from shellwego.processes.commands import DEFAULT_DATA
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -45,7 +46,7 @@ async def doctor(
     here: Here,
     data_dir: Annotated[
         Path, typer.Option("--data-dir", envvar="SHELLWEGO_DATA_DIR", help="Whose disk to look at.")
-    ] = Path("/var/lib/shellwego"),
+    ] = DEFAULT_DATA,
     http_port: Annotated[int, typer.Option(help="Port that the proxy shall have.", min=1, max=65535)] = 80,
     https_port: Annotated[int, typer.Option(help="TLS port that the proxy shall have.", min=1, max=65535)] = 443,
     api_port: Annotated[int, typer.Option(help="Port that the API shall have.", min=1, max=65535)] = 7080,

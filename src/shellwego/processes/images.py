@@ -7,11 +7,10 @@ from typing import Annotated
 
 import typer
 
-from shellwego.core.errors import ShellWeGoError
 from shellwego.processes.base_images import ensure_base_images
 from shellwego.processes.cloud import load_cloud
 from shellwego.processes.engines_found import find_engines
-from shellwego.processes.up import DEFAULT_DATA, DataDir, need_root, only_one
+from shellwego.processes.host_command import DEFAULT_DATA, DataDir, need_root, only_one, told
 
 
 def bootstrap(
@@ -26,13 +25,10 @@ def bootstrap(
     Example: shellwego images bootstrap --refresh
     """
     need_root("Making images")
-    try:
+    with told("shellwego images bootstrap"):
         cloud = load_cloud(data_dir.absolute())
         with only_one(cloud):
             asyncio.run(
                 ensure_base_images(cloud, find_engines(), say=lambda line: typer.echo(line, err=True), refresh=refresh)
             )
         typer.echo("The base images are here.", err=True)
-    except ShellWeGoError as error:
-        typer.echo(f"shellwego images bootstrap: {error}", err=True)
-        raise typer.Exit(1) from None

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import shutil
 import signal
-import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -23,33 +21,23 @@ import httpx
 import structlog
 import typer
 
-from shellwego.core.errors import Conflict, ShellWeGoError
 from shellwego.core.networks import parse_allowed_network, parse_trusted_proxy
 from shellwego.core.quantities import parse_size_mib
 from shellwego.drivers.images.addresses import is_loopback_name
-from shellwego.kit.disks import FULL
-from shellwego.kit.files import take_lock
 from shellwego.kit.ports import outgoing_ports
 from shellwego.observability.logs import set_up_logging
 from shellwego.processes.authorities import ensure_authorities
 from shellwego.processes.base_images import ensure_base_images
-from shellwego.processes.cloud import Cloud, Identity, ensure_cloud, load_cloud
-from shellwego.processes.edge import proxy_runs
+from shellwego.processes.cloud import Cloud, ensure_cloud, load_cloud
 from shellwego.processes.engines_found import Engines, find_engines
-from shellwego.processes.node_parts import edge_options
+from shellwego.processes.host_command import DEFAULT_DATA, DataDir, need_root, only_one, told
+from shellwego.processes.ports import check_ports, ports_at_risk
 from shellwego.processes.supervisor import Child, Supervisor
 from shellwego.processes.teardown import remove_all, stop_all
 
 log = structlog.get_logger()
 
-DEFAULT_DATA = Path("/var/lib/shellwego")
 READY_SECONDS = 120.0
-DISK_ERRORS = FULL | {errno.EROFS, errno.EIO}
-"""What is the disk's trouble and no bug of ours."""
-
-DataDir = Annotated[
-    Path, typer.Option("--data-dir", envvar="SHELLWEGO_DATA_DIR", help="Where this cloud keeps everything.")
-]
 
 
 def up(
@@ -110,7 +98,7 @@ def up(
     Example: shellwego up --domain apps.example.org --bind 0.0.0.0
     """
     need_root("`shellwego up` makes network namespaces and sandboxes")
-    try:
+    with told("shellwego up", of_disk=f". `shellwego doctor --data-dir {data_dir}` tells more."):
         cloud = ensure_cloud(
             data_dir,
             domain=domain,
@@ -135,14 +123,6 @@ def up(
             ensure_authorities(cloud)
             set_up_logging("up", cloud.logs, verbose=verbose)
             code = asyncio.run(_run(cloud, engines))
-    except ShellWeGoError as error:
-        typer.echo(f"shellwego up: {error}", err=True)
-        raise typer.Exit(1) from None
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
-            raise
-        typer.echo(f"shellwego up: {error}. `shellwego doctor --data-dir {data_dir}` tells more.", err=True)
-        raise typer.Exit(1) from None
     raise typer.Exit(code)
 
 
@@ -154,7 +134,7 @@ def down(data_dir: DataDir = DEFAULT_DATA) -> None:
     """
     need_root("Stopping sandboxes")
     cloud = _load(data_dir)
-    with _told(), only_one(cloud):
+    with told(), only_one(cloud):
         asyncio.run(stop_all(cloud, find_engines()))
     typer.echo("Everything is stopped. `shellwego up` starts it again.", err=True)
 
@@ -176,7 +156,7 @@ def uninstall(
         if typer.prompt(f"Type its domain ({cloud.identity.domain}) to go on", err=True) != cloud.identity.domain:
             typer.echo("That is not its domain. Nothing was removed.", err=True)
             raise typer.Exit(1)
-    with _told(), only_one(cloud):
+    with told(), only_one(cloud):
         asyncio.run(remove_all(cloud, find_engines(), keep_data=keep_data))
     typer.echo("Nothing of the cloud is left on this machine." if not keep_data else "The host is clean.", err=True)
 
@@ -316,66 +296,6 @@ def _say(words: str, *, err: bool = True) -> None:
         typer.echo(words, err=err)
 
 
-@contextlib.contextmanager
-def only_one(cloud: Cloud) -> Iterator[None]:
-    """Hold the cloud's lock. Raises Conflict while another `up` runs it."""
-    try:
-        descriptor = take_lock(cloud.data / "up.lock")
-    except BlockingIOError:
-        raise Conflict(f"The cloud in {cloud.data} runs already. Stop it first, or use another --data-dir.") from None
-    try:
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def check_ports(cloud: Cloud, engines: Engines) -> None:
-    """Raises Conflict for a port that something else listens on, before anything is started."""
-    # The proxy of a killed `up` serves on: then its ports are ours.
-    mine = proxy_runs(edge_options(cloud, engines))
-    identity = cloud.identity
-    wanted = {"--api-port": (identity.api_bind, identity.api_port)}
-    if not mine:
-        wanted |= {
-            "--http-port": (identity.bind, identity.http_port),
-            "--https-port": (identity.bind, identity.https_port),
-        }
-    if len({identity.api_port, identity.http_port, identity.https_port}) < 3:
-        raise Conflict("The API, HTTP and HTTPS ports must differ.")
-    for option, (address, port) in wanted.items():
-        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((address, port))
-            except OSError as error:
-                raise Conflict(
-                    f"Port {port} on {address} can't be used ({error.strerror}). "
-                    f"Stop what listens there, or choose another with {option}."
-                ) from error
-
-
-def ports_at_risk(identity: Identity, outgoing: range) -> list[str]:
-    """A word for each port that the cloud could lose while the process that listens on it is away."""
-    wanted = {
-        "--api-port": identity.api_port,
-        "--http-port": identity.http_port,
-        "--https-port": identity.https_port,
-    }
-    return [
-        f"WARNING: port {port} is one of those that outgoing connections take ({outgoing[0]} to {outgoing[-1]}). "
-        f"After a restart it may be in use for a minute: choose another with {option}."
-        for option, port in wanted.items()
-        if port in outgoing
-    ]
-
-
-def need_root(why: str) -> None:
-    """Leave with a word on why when we aren't root."""
-    if os.geteuid() != 0:
-        typer.echo(f"{why}, which takes root. Try it with sudo.", err=True)
-        raise typer.Exit(1)
-
-
 def _each(given: list[str] | None, parse: Callable[..., object], option: str) -> list[str] | None:
     """As they are kept, each read once so that a slip is told at once. None leaves what was given before."""
     if given is None or given == ["none"]:
@@ -388,19 +308,5 @@ def _size(text: str | None, option: str, *, minimum_mib: int) -> int | None:
 
 
 def _load(data_dir: Path) -> Cloud:
-    with _told():
+    with told():
         return load_cloud(data_dir.resolve())
-
-
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    try:
-        yield
-    except ShellWeGoError as error:
-        typer.echo(f"shellwego: {error}", err=True)
-        raise typer.Exit(1) from None
-    except OSError as error:
-        if error.errno not in DISK_ERRORS:
-            raise
-        typer.echo(f"shellwego: {error}", err=True)
-        raise typer.Exit(1) from None

@@ -9,7 +9,7 @@ import pytest
 from shellwego.core.errors import InvalidField
 from shellwego.processes.cloud import Cloud, Identity
 from shellwego.processes.parts import allowed_networks
-from shellwego.processes.up import ports_at_risk, welcome
+from shellwego.processes.up import welcome
 
 
 def cloud(tmp_path: Path, **facts: object) -> Cloud:
@@ -42,12 +42,3 @@ def test_networks_are_those_that_were_kept(tmp_path: Path) -> None:
     assert (str(entry.network), entry.ports) == ("10.0.5.7/32", (5432,))
     with pytest.raises(InvalidField):  # Written into cloud.json by hand.
         allowed_networks(cloud(tmp_path, allowed_networks=["127.0.0.1"]))
-
-
-def test_a_port_that_outgoing_connections_take_is_warned_of(tmp_path: Path) -> None:
-    """While the server is away such a connection may take its port, and nobody is told why it doesn't come back."""
-    given = cloud(tmp_path, api_port=44683)
-    [warning] = ports_at_risk(given.identity, range(32768, 61000))
-    assert "port 44683" in warning
-    assert "32768 to 60999" in warning
-    assert "--api-port" in warning
