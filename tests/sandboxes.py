@@ -17,6 +17,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import pytest
+
 from shellwego.core.apps import Resources
 from shellwego.core.ids import InstanceId, new_id
 from shellwego.core.instances import ExitStatus
@@ -28,6 +30,7 @@ from tests.engines import engine
 
 Runtime = FakeRuntime | GVisorRuntime | RuncRuntime
 
+REAL = [pytest.param("gvisor", marks=pytest.mark.root), pytest.param("runc", marks=pytest.mark.root)]
 SMALL = Resources(memory_mib=64, cpu_millis=1000, pids=64, disk_mib=32)
 ENV = {"PATH": "/bin"}
 

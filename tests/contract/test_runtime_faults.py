@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from tests.sandboxes import World, make_busybox, sandbox_world
+from tests.sandboxes import World, sandbox_world
 
 from shellwego.kit import faults
 from shellwego.kit.faults import InjectedFault, declared_points
@@ -39,11 +39,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-@pytest.fixture(scope="session")
-def rootfs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_busybox(tmp_path_factory.mktemp("image") / "rootfs")
 
 
 @pytest.fixture(params=["gvisor", "runc"])

@@ -30,7 +30,7 @@ class GVisorRuntime(OciRuntime):
             *self._args,
             "--platform=systrap",
             f"--network={'host' if workload.host_sockets else 'sandbox'}",
-            f"--overlay2=root:dir={self._layers},size={workload.resources.disk_mib}m",
+            f"--overlay2=root:dir={self._places.layers},size={workload.resources.disk_mib}m",
         )
 
     def _pids_limit(self, workload: Workload) -> int:
@@ -45,10 +45,10 @@ class GVisorRuntime(OciRuntime):
         mounts.mount_read_only(bundle.rootfs, points=bundle.points, rootfs=workload.rootfs)
 
     def _has_runtime_state(self, id: InstanceId) -> bool:
-        return any((self._base / "state").glob(f"{id}_*"))
+        return any(self._places.state.glob(f"{id}_*"))
 
     def _forget_runtime_state(self, id: InstanceId) -> None:
-        for path in (self._base / "state").glob(f"*{id}*"):
+        for path in self._places.state.glob(f"*{id}*"):
             path.unlink(missing_ok=True)
 
     def _exec_command(self, id: InstanceId, process: Path, pid_file: Path) -> Command:

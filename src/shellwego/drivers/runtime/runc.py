@@ -33,8 +33,8 @@ class RuncRuntime(OciRuntime):
         return self._args
 
     async def _mount_rootfs(self, workload: Workload, bundle: Bundle) -> None:
-        file = self._layer_file(workload.id)
-        await layers.ensure_layer(self._layers, file, size_mib=workload.resources.disk_mib)
+        file = self._places.layer_file(workload.id)
+        await layers.ensure_layer(self._places.layers, file, size_mib=workload.resources.disk_mib)
         await asyncio.to_thread(layers.mount_layer, file, bundle.layer)
         mounts.mount_writable(bundle.rootfs, layer=bundle.layer, points=bundle.points, rootfs=workload.rootfs)
 
@@ -49,10 +49,10 @@ class RuncRuntime(OciRuntime):
         return {"net.ipv4.ip_unprivileged_port_start": "0"}
 
     def _has_runtime_state(self, id: InstanceId) -> bool:
-        return (self._base / "state" / id).exists()
+        return (self._places.state / id).exists()
 
     def _forget_runtime_state(self, id: InstanceId) -> None:
-        shutil.rmtree(self._base / "state" / id, ignore_errors=True)
+        shutil.rmtree(self._places.state / id, ignore_errors=True)
 
     def _exec_command(self, id: InstanceId, process: Path, pid_file: Path) -> Command:
         return (str(self._program), *self._args, "exec", f"--process={process}", f"--pid-file={pid_file}", id)

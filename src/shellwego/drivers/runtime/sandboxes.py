@@ -22,16 +22,17 @@ from pathlib import Path
 from typing import Any
 
 from shellwego.core.errors import DiskFull, EngineMissing, NotFound, StartFailed
-from shellwego.core.ids import InstanceId, is_id
+from shellwego.core.ids import InstanceId
 from shellwego.core.quantities import MIB
 from shellwego.drivers.runtime import mounts, oci
-from shellwego.drivers.runtime.bundle import Bundle, Record, folders, look_at
+from shellwego.drivers.runtime.bundle import Bundle, Record, look_at, write_secret
 from shellwego.drivers.runtime.cgroups import find_cgroups
 from shellwego.drivers.runtime.ending import KILL_SECONDS, kill_group, kill_unrecorded, remove_group, until
 from shellwego.drivers.runtime.exec import ExecPlan, OciExec
 from shellwego.drivers.runtime.inside import check_command, check_directory, is_empty_inside
 from shellwego.drivers.runtime.monitor import create_under_monitor, limit_monitor, limited_group, reopen_log
 from shellwego.drivers.runtime.oomwatch import OutOfMemoryWatch
+from shellwego.drivers.runtime.places import Places
 from shellwego.drivers.runtime.port import Observed, Workload
 from shellwego.drivers.runtime.processes import mark_of_file, wait_for_end
 from shellwego.drivers.runtime.users import find_user
@@ -51,7 +52,6 @@ STOP_DELETED = fault_point("runtime.stop.deleted")
 STOP_UNMOUNTED = fault_point("runtime.stop.unmounted")
 STOP_REMOVED = fault_point("runtime.stop.removed")
 
-_SECRETS_MIB = 256
 _CREATE_SECONDS, _COMMAND_SECONDS = 60.0, 30.0
 _LAST_LINES_SECONDS = 5.0
 _REOPEN_SECONDS = 2.0
@@ -83,8 +83,7 @@ class OciRuntime(ABC):
     ) -> None:
         self._program = runtime
         self._conmon = conmon
-        self._base = root / self.name
-        self._layers = state / self.name
+        self._places = Places(root / self.name, state / self.name)
         self._prefix = prefix.strip("/")
         self._log_limit_mib = log_limit_mib
         self._groups = find_cgroups(self._prefix)
@@ -137,17 +136,14 @@ class OciRuntime(ABC):
 
     @property
     def _args(self) -> tuple[str, ...]:
-        return (f"--root={self._base / 'state'}",)
-
-    def _layer_file(self, id: InstanceId) -> Path:
-        return self._layers / f"{id}.ext4"
+        return (f"--root={self._places.state}",)
 
     # The port
 
     async def ensure_running(self, workload: Workload) -> None:
-        id, bundle = workload.id, self._bundle(workload.id)
+        id, bundle = workload.id, self._places.bundle(workload.id)
         async with self._alone(id):
-            self._ensure_base()
+            self._places.ensure()
             if bundle.is_running():
                 self._out_of_memory.ensure_watched(id)
                 return
@@ -164,7 +160,7 @@ class OciRuntime(ABC):
                 self._starting.discard(id)
 
     async def ensure_absent(self, id: InstanceId, *, grace_seconds: float) -> None:
-        bundle = self._bundle(id)
+        bundle = self._places.bundle(id)
         async with self._alone(id):
             first = bundle.first_process()
             if first is not None and grace_seconds > 0:
@@ -192,7 +188,7 @@ class OciRuntime(ABC):
         columns: int = 80,
         rows: int = 24,
     ) -> OciExec:
-        bundle = self._bundle(id)
+        bundle = self._places.bundle(id)
         if not bundle.is_running():
             raise NotFound("running instance", id)
         if not args or not args[0]:
@@ -202,7 +198,7 @@ class OciRuntime(ABC):
         process, pid_file = stem.with_suffix(".json"), stem.with_suffix(".pid")
         config = json.loads(bundle.config.read_text())
         said = oci.exec_process(config, args, tty=tty, env=env, columns=columns, rows=rows)
-        _write_secret(process, json.dumps(said).encode())
+        write_secret(process, json.dumps(said).encode())
 
         async def kill() -> None:
             await self._kill_exec(id, pid_file)
@@ -215,7 +211,7 @@ class OciRuntime(ABC):
         return await OciExec.begin(plan, tty=tty, columns=columns, rows=rows)
 
     async def reopen_log(self, id: InstanceId) -> None:
-        bundle = self._bundle(id)
+        bundle = self._places.bundle(id)
         record = bundle.find_record()
         if record is None or not reopen_log(bundle.path):
             raise NotFound("running instance", id)
@@ -226,14 +222,10 @@ class OciRuntime(ABC):
 
     async def remove_all(self) -> None:
         """End every sandbox and take away all that this driver ever made: for uninstalling, and for tests."""
-        for name in folders(self._base / "sandboxes"):
-            if is_id(name, "instance"):
-                await self.ensure_absent(InstanceId(name), grace_seconds=0)
+        for bundle in self._places.bundles():
+            await self.ensure_absent(bundle.id, grace_seconds=0)
         self.close()
-        if self._base.exists():
-            mounts.unmount(self._base)
-            shutil.rmtree(self._base)
-        shutil.rmtree(self._layers, ignore_errors=True)
+        self._places.remove()
         await remove_group(self._groups, "", within_seconds=2)  # Another driver of this cloud may still have some.
 
     def close(self) -> None:
@@ -241,12 +233,6 @@ class OciRuntime(ABC):
         self._out_of_memory.close()
 
     # Its parts, in order of use
-
-    def _bundle(self, id: InstanceId) -> Bundle:
-        # Beside keeping names sound: runsc finds containers by prefix, so all ids must be of one length.
-        if not is_id(id, "instance"):
-            raise ValueError(f"{id!r} is not an instance's id")
-        return Bundle(id, self._base / "sandboxes" / id)
 
     @contextlib.asynccontextmanager
     async def _alone(self, id: InstanceId) -> AsyncIterator[None]:
@@ -260,17 +246,6 @@ class OciRuntime(ABC):
             lock, users = self._locks.pop(id)
             if users > 1:
                 self._locks[id] = (lock, users - 1)
-
-    def _ensure_base(self) -> None:
-        if not mounts.is_mounted(self._base):
-            try:
-                mounts.mount_tmpfs(self._base, size_mib=_SECRETS_MIB)
-            except OSError as error:
-                raise EngineMissing("kernel", f"a tmpfs can't be mounted at {self._base}: {error.strerror}.") from error
-            # A new tmpfs means a new life of the machine: no layer of the last one is in use.
-            shutil.rmtree(self._layers, ignore_errors=True)
-        for folder in (self._base / "sandboxes", self._base / "state", self._layers):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     async def _start(self, workload: Workload, bundle: Bundle) -> None:
         user = find_user(workload.rootfs, workload.user)
@@ -307,7 +282,7 @@ class OciRuntime(ABC):
                 sysctl=self._sysctl(workload),
             ),
         )
-        _write_secret(bundle.config, json.dumps(config).encode())
+        write_secret(bundle.config, json.dumps(config).encode())
         await reach(CONFIGURED)
         await create_under_monitor(
             oci.monitor_command(
@@ -363,33 +338,21 @@ class OciRuntime(ABC):
         await reach(STOP_DELETED)
         mounts.unmount(bundle.rootfs)
         mounts.unmount(bundle.layer)
-        self._layer_file(id).unlink(missing_ok=True)
+        self._places.layer_file(id).unlink(missing_ok=True)
         await reach(STOP_UNMOUNTED)
         if bundle.path.exists():
             shutil.rmtree(bundle.path)
         await reach(STOP_REMOVED)
 
     def _end_out_of_memory(self, name: str) -> None:
-        bundle = self._bundle(InstanceId(name))
+        bundle = self._places.bundle(InstanceId(name))
         if bundle.path.exists():
             bundle.out_of_memory.touch()
         self._groups.kill(name)
 
     def _look(self) -> list[Observed]:
-        base = self._base / "sandboxes"
-        found = (
-            look_at(Bundle(InstanceId(name), base / name), self._groups)
-            for name in folders(base)
-            if name not in self._starting and is_id(name, "instance")
-        )
+        found = (look_at(bundle, self._groups) for bundle in self._places.bundles() if bundle.id not in self._starting)
         return [observed for observed in found if observed is not None]
-
-
-def _write_secret(path: Path, content: bytes) -> None:
-    """On a tmpfs there is nothing to sync; what counts is who may read it."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
 
 
 def _translate(error: Exception) -> Exception:
