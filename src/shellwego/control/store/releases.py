@@ -8,7 +8,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from shellwego.control.store import tables
-from shellwego.control.store.records import ReleaseRecord, spec_from_json, spec_to_json
+from shellwego.control.store.records import ReleaseRecord
+from shellwego.control.store.release_specs import spec_from_json, spec_to_json
 from shellwego.control.store.repository import Repository
 from shellwego.core.deployments import DeploymentKind, DeploymentState
 from shellwego.core.ids import AppId, ReleaseId

@@ -1,19 +1,18 @@
 """What does the database hold?
 
 The one place that names tables and columns; `migrations/` says how a database came to look so, and a test compares
-the two. Times are UTC and aware on both databases, enums are their values as text, durations are seconds. Every
-table that belongs to a tenant has the column `organisation`, which `repository.py` filters by.
+the two. Durations are seconds; `column_types.py` says how other values lie in a column. Every table that belongs to a
+tenant has the column `organisation`, which `repository.py` filters by.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 
+from shellwego.control.store.column_types import EnumText, Id, Json, Strings, UtcTime
 from shellwego.core.deployments import DeploymentKind, DeploymentState
 from shellwego.core.instances import ExitReason, InstanceGoal, InstanceState
 
@@ -27,70 +26,16 @@ metadata = sa.MetaData(
 )
 
 
-class UtcTime(sa.types.TypeDecorator[dt.datetime]):
-    """An aware time in UTC. SQLite has no time zones, so there it is kept as naive UTC and given back as aware."""
-
-    impl = sa.DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: dt.datetime | None, dialect: sa.Dialect) -> dt.datetime | None:
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError("a time without a time zone must not reach the database")
-        utc = value.astimezone(dt.UTC)
-        return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
-
-    def process_result_value(self, value: dt.datetime | None, dialect: sa.Dialect) -> dt.datetime | None:
-        if value is None:
-            return None
-        return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
-
-
-class EnumText(sa.types.TypeDecorator[StrEnum]):
-    """A StrEnum as plain text: a new member needs no migration."""
-
-    impl = sa.String(32)
-    cache_ok = True
-
-    def __init__(self, enum: type[StrEnum]) -> None:
-        self.enum = enum
-        super().__init__()
-
-    def process_bind_param(self, value: StrEnum | None, dialect: sa.Dialect) -> str | None:
-        return None if value is None else self.enum(value).value
-
-    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> StrEnum | None:
-        return None if value is None else self.enum(value)
-
-
-class Strings(sa.types.TypeDecorator[tuple[str, ...]]):
-    """A tuple of strings, as a JSON array."""
-
-    impl = sa.JSON
-    cache_ok = True
-
-    def process_bind_param(self, value: tuple[str, ...] | None, dialect: sa.Dialect) -> Any:
-        return list(value or ())
-
-    def process_result_value(self, value: Any, dialect: sa.Dialect) -> tuple[str, ...]:
-        return tuple(value or ())
-
-
-_Id = sa.String(24)
-_Json = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
-
-
 def _id() -> sa.Column[str]:
-    return sa.Column("id", _Id, primary_key=True)
+    return sa.Column("id", Id, primary_key=True)
 
 
 def _organisation() -> sa.Column[str]:
-    return sa.Column("organisation", _Id, sa.ForeignKey("organisations.id"), nullable=False)
+    return sa.Column("organisation", Id, sa.ForeignKey("organisations.id"), nullable=False)
 
 
 def _app() -> sa.Column[str]:
-    return sa.Column("app", _Id, sa.ForeignKey("apps.id"), nullable=False)
+    return sa.Column("app", Id, sa.ForeignKey("apps.id"), nullable=False)
 
 
 def _time(name: str, *, nullable: bool = True) -> sa.Column[dt.datetime]:
@@ -113,11 +58,16 @@ def _generation(name: str) -> sa.Column[int]:
     return sa.Column(name, sa.BigInteger, nullable=False, default=0)
 
 
+def _index_where(where: sa.ColumnElement[bool], name: str, *columns: sa.Column[Any], unique: bool = False) -> None:
+    """An index of the rows for which that is so, on either database."""
+    sa.Index(name, *columns, unique=unique, sqlite_where=where, postgresql_where=where)
+
+
 cloud = sa.Table(
     "cloud",
     metadata,
     sa.Column("singleton", sa.Integer, sa.CheckConstraint("singleton = 1", name="one_cloud"), primary_key=True),
-    sa.Column("id", _Id, nullable=False),
+    sa.Column("id", Id, nullable=False),
     sa.Column("domain", sa.String(253), nullable=False),
     _generation("assignment_epoch"),
     _created(),
@@ -147,7 +97,7 @@ sessions = sa.Table(
     "sessions",
     metadata,
     _id(),
-    sa.Column("user", _Id, sa.ForeignKey("users.id"), nullable=False, index=True),
+    sa.Column("user", Id, sa.ForeignKey("users.id"), nullable=False, index=True),
     sa.Column("refresh_hash", sa.String(64), nullable=False, unique=True),
     sa.Column("previous_refresh_hash", sa.String(64), index=True),
     _created(),
@@ -160,7 +110,7 @@ api_tokens = sa.Table(
     metadata,
     _id(),
     _organisation(),
-    sa.Column("user", _Id, sa.ForeignKey("users.id"), nullable=False, index=True),
+    sa.Column("user", Id, sa.ForeignKey("users.id"), nullable=False, index=True),
     sa.Column("name", sa.String(100), nullable=False),
     sa.Column("secret_hash", sa.String(64), nullable=False, unique=True),
     _created(),
@@ -169,13 +119,12 @@ api_tokens = sa.Table(
     _time("revoked_at"),
 )
 # `tokens revoke ci` must mean one of them.
-sa.Index(
+_index_where(
+    api_tokens.c.revoked_at.is_(None),
     "uq_api_tokens_user_name_standing",
     api_tokens.c.user,
     api_tokens.c.name,
     unique=True,
-    sqlite_where=api_tokens.c.revoked_at.is_(None),
-    postgresql_where=api_tokens.c.revoked_at.is_(None),
 )
 
 apps = sa.Table(
@@ -188,33 +137,21 @@ apps = sa.Table(
     _time("deleting_at"),
     _time("deleted_at"),
     # Not a foreign key: releases point at their app, and a circle would need deferred constraints on both databases.
-    sa.Column("current_release", _Id),
+    sa.Column("current_release", Id),
     _count("next_release_number", 1),
     sa.Column("pending_config_ciphertext", sa.LargeBinary),
     _created(),
     _time("updated_at", nullable=False),
 )
-sa.Index(
-    "ix_apps_organisation_living",
-    apps.c.organisation,
-    apps.c.name,
-    sqlite_where=apps.c.deleted_at.is_(None),
-    postgresql_where=apps.c.deleted_at.is_(None),
-)
+_index_where(apps.c.deleted_at.is_(None), "ix_apps_organisation_living", apps.c.organisation, apps.c.name)
 # A deleted app frees its name, which is a host name of the whole cloud.
-sa.Index(
-    "uq_apps_name_living",
-    apps.c.name,
-    unique=True,
-    sqlite_where=apps.c.deleted_at.is_(None),
-    postgresql_where=apps.c.deleted_at.is_(None),
-)
+_index_where(apps.c.deleted_at.is_(None), "uq_apps_name_living", apps.c.name, unique=True)
 
 app_processes = sa.Table(
     "app_processes",
     metadata,
     _organisation(),
-    sa.Column("app", _Id, sa.ForeignKey("apps.id"), primary_key=True),
+    sa.Column("app", Id, sa.ForeignKey("apps.id"), primary_key=True),
     sa.Column("process", sa.String(40), primary_key=True),
     _count("replicas"),
 )
@@ -240,10 +177,10 @@ releases = sa.Table(
     _app(),
     sa.Column("number", sa.Integer, nullable=False),
     sa.Column("image", sa.Text, nullable=False),
-    sa.Column("spec", _Json, nullable=False),
+    sa.Column("spec", Json, nullable=False),
     sa.Column("config_ciphertext", sa.LargeBinary, nullable=False),
     sa.Column("config_keys", Strings, nullable=False),
-    sa.Column("deployment", _Id),
+    sa.Column("deployment", Id),
     _text("note"),
     _text("created_by"),
     _created(),
@@ -263,12 +200,12 @@ deployments = sa.Table(
     _text("code"),
     sa.Column("last_lines", Strings, nullable=False),
     sa.Column("image_reference", sa.Text),
-    sa.Column("source", _Id, sa.ForeignKey("sources.id")),
-    sa.Column("release", _Id, sa.ForeignKey("releases.id")),
-    sa.Column("base_release", _Id, sa.ForeignKey("releases.id")),
-    sa.Column("previous_release", _Id, sa.ForeignKey("releases.id")),
+    sa.Column("source", Id, sa.ForeignKey("sources.id")),
+    sa.Column("release", Id, sa.ForeignKey("releases.id")),
+    sa.Column("base_release", Id, sa.ForeignKey("releases.id")),
+    sa.Column("previous_release", Id, sa.ForeignKey("releases.id")),
     sa.Column("options_ciphertext", sa.LargeBinary),
-    sa.Column("request", _Json, nullable=False),
+    sa.Column("request", Json, nullable=False),
     _text("note"),
     _text("created_by"),
     _count("attempt"),
@@ -277,12 +214,7 @@ deployments = sa.Table(
     _time("finished_at"),
     sa.Index("ix_deployments_app_created", "app", "created_at", "id"),
 )
-sa.Index(
-    "ix_deployments_unfinished",
-    deployments.c.created_at,
-    sqlite_where=deployments.c.finished_at.is_(None),
-    postgresql_where=deployments.c.finished_at.is_(None),
-)
+_index_where(deployments.c.finished_at.is_(None), "ix_deployments_unfinished", deployments.c.created_at)
 
 instances = sa.Table(
     "instances",
@@ -290,10 +222,10 @@ instances = sa.Table(
     _id(),
     _organisation(),
     _app(),
-    sa.Column("release", _Id, sa.ForeignKey("releases.id"), nullable=False),
-    sa.Column("deployment", _Id),
+    sa.Column("release", Id, sa.ForeignKey("releases.id"), nullable=False),
+    sa.Column("deployment", Id),
     sa.Column("process", sa.String(40), nullable=False),
-    sa.Column("node", _Id, sa.ForeignKey("nodes.id")),
+    sa.Column("node", Id, sa.ForeignKey("nodes.id")),
     sa.Column("goal", EnumText(InstanceGoal), nullable=False),
     sa.Column("state", EnumText(InstanceState), nullable=False),
     _text("reason"),
@@ -310,13 +242,8 @@ instances = sa.Table(
     _generation("generation"),
     _time("removed_at"),
 )
-for _name, _column in (("app", instances.c.app), ("node", instances.c.node)):
-    sa.Index(
-        f"ix_instances_{_name}_living",
-        _column,
-        sqlite_where=instances.c.removed_at.is_(None),
-        postgresql_where=instances.c.removed_at.is_(None),
-    )
+_index_where(instances.c.removed_at.is_(None), "ix_instances_app_living", instances.c.app)
+_index_where(instances.c.removed_at.is_(None), "ix_instances_node_living", instances.c.node)
 sa.Index("ix_instances_release", instances.c.release)
 
 nodes = sa.Table(
@@ -359,22 +286,17 @@ outbox = sa.Table(
         autoincrement=True,
         nullable=False,
     ),
-    sa.Column("id", _Id, nullable=False, unique=True),
-    sa.Column("organisation", _Id),
+    sa.Column("id", Id, nullable=False, unique=True),
+    sa.Column("organisation", Id),
     sa.Column("kind", sa.String(64), nullable=False),
     sa.Column("subject", sa.String(64), nullable=False),
-    sa.Column("payload", _Json, nullable=False),
+    sa.Column("payload", Json, nullable=False),
     _created(),
     _time("published_at"),
     sa.Index("ix_outbox_subject", "subject", "seq"),
     sqlite_autoincrement=True,
 )
-sa.Index(
-    "ix_outbox_unpublished",
-    outbox.c.seq,
-    sqlite_where=outbox.c.published_at.is_(None),
-    postgresql_where=outbox.c.published_at.is_(None),
-)
+_index_where(outbox.c.published_at.is_(None), "ix_outbox_unpublished", outbox.c.seq)
 
 dead_letters = sa.Table(
     "dead_letters",
@@ -383,7 +305,7 @@ dead_letters = sa.Table(
     sa.Column("consumer", sa.String(64), nullable=False),
     sa.Column("kind", sa.String(64), nullable=False),
     sa.Column("subject", sa.String(64), nullable=False),
-    sa.Column("payload", _Json, nullable=False),
+    sa.Column("payload", Json, nullable=False),
     _text("problem"),
     _count("attempts"),
     _created(),
@@ -392,8 +314,8 @@ dead_letters = sa.Table(
 idempotency_keys = sa.Table(
     "idempotency_keys",
     metadata,
-    sa.Column("organisation", _Id, primary_key=True),
-    sa.Column("user", _Id, primary_key=True),
+    sa.Column("organisation", Id, primary_key=True),
+    sa.Column("user", Id, primary_key=True),
     sa.Column("key", sa.String(255), primary_key=True),
     sa.Column("method", sa.String(8), nullable=False),
     sa.Column("path", sa.Text, nullable=False),

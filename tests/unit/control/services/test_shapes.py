@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shellwego.control.services.shapes import Found, check_shape, shell_or_words, wanted_replicas, wanted_spec
-from shellwego.control.store.records import ReleaseSpec, spec_from_json, spec_to_json
+from shellwego.control.store.records import ReleaseSpec
+from shellwego.control.store.release_specs import spec_from_json, spec_to_json
 from shellwego.core.apps import Resources
 from shellwego.core.errors import InvalidField
 from shellwego.core.health import CheckKind, HealthCheck
