@@ -14,6 +14,8 @@ from shellwego.core.errors import InvalidField
 _LINE = re.compile(r"([A-Za-z][A-Za-z0-9_-]*)\s*:\s*(.+)")
 
 MAXIMUM_PROCESS_TYPES = 20
+RELEASE_PROCESS = "release"
+"""A command to run once before a release serves, by the custom it comes from; nobody wants it running on."""
 
 
 def parse_procfile(text: str) -> dict[str, str]:

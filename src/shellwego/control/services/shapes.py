@@ -15,13 +15,12 @@ from shellwego.control.store.records import ReleaseSpec
 from shellwego.core.apps import WEB, Resources, check_process_type, check_replicas
 from shellwego.core.errors import InvalidField
 from shellwego.core.health import CheckKind, HealthCheck
+from shellwego.core.procfile import RELEASE_PROCESS
 from shellwego.core.releases import ProcessType
 
 DEFAULT_PORT = 8080
 _LIKELY_PORTS = (DEFAULT_PORT, 80, 8000, 3000, 5000)
 _NEEDS_PORT = frozenset({CheckKind.HTTP, CheckKind.TCP})
-RELEASE_PROCESS = "release"
-"""A Procfile's `release:` is a command to run once, by the custom it comes from; nobody wants it running on."""
 
 
 @dataclass(frozen=True, slots=True)
