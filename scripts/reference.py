@@ -1,7 +1,7 @@
 """Which reference pages are written from code? All of `docs/reference`, and the published schema of shellwego.toml.
 
 `python scripts/reference.py` writes them; with `--check` it only says whether they are as the code has them. Errors,
-API, configuration and states are in `reference_pages.py`.
+API and states are in `reference_pages.py`, configuration is in `reference_configuration.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 
 os.environ["COLUMNS"] = "100"  # The pages must not depend on whose terminal wrote them.
 
-from reference_pages import api_page, configuration_page, errors_page, states_page
+from reference_configuration import configuration_page
+from reference_pages import api_page, errors_page, states_page
 from typer.main import get_command
 from typer.testing import CliRunner
 
