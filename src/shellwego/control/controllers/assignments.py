@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from shellwego.control.controllers.concerns import concerning
 from shellwego.control.links.agents import AgentLinks
 from shellwego.control.store.records import AppRecord, EventRecord, InstanceRecord, ReleaseRecord
 from shellwego.control.store.unit_of_work import Store, UnitOfWork
@@ -30,7 +31,7 @@ log = structlog.get_logger()
 _NUMBERED = fault_point("server.assign.numbered")
 _SENT = fault_point("server.assign.sent")
 
-_CONCERN = frozenset({"instance.created", "instance.stopping", "instance.stopped", "node.unclaimed"})
+_CONCERN = ("instance.created", "instance.stopping", "instance.stopped", "node.unclaimed")
 """Events after which a node should run something else."""
 
 OpenConfig = Callable[[ReleaseRecord], Awaitable[Mapping[str, str]]]
@@ -67,7 +68,7 @@ class AssignmentsController:
         Look at once after events that change what a node should run. A look reads all that a node runs, so apps that
         crash again and again, and say so each time, must not earn one.
         """
-        if any(event.kind in _CONCERN for event in events):
+        if concerning(events, _CONCERN):
             self._wake.set()
 
     def forget(self, node: NodeId) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import structlog
 
+from shellwego.control.controllers.concerns import concerning
 from shellwego.control.services import deployments as service
 from shellwego.control.services.sealing import options_of
 from shellwego.control.services.shapes import Found
@@ -73,7 +74,7 @@ class BuildPlaces:
 
 def concern_builds(events: Collection[EventRecord]) -> bool:
     """Whether the controller should look at once."""
-    return any(event.kind.startswith(_CONCERN) for event in events)
+    return bool(concerning(events, _CONCERN))
 
 
 class BuildsController:

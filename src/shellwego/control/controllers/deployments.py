@@ -16,6 +16,7 @@ from typing import cast
 
 import structlog
 
+from shellwego.control.controllers.concerns import concerning
 from shellwego.control.orchestration.placement import Demand, Load, plan_placement
 from shellwego.control.orchestration.rollout import (
     RolloutGoal,
@@ -63,7 +64,8 @@ SWEEP_SECONDS = 15.0
 PAGE = 100
 """So many apps a sweep reads at once."""
 
-_SUBJECTS = ("app", "deployment", "instance", "node")
+_CONCERN = ("app.", "deployment.", "instance.", "node.")
+"""Events that may begin, help or end a rollout; those of a node have every app looked at."""
 
 
 class DeploymentsController:
@@ -77,9 +79,7 @@ class DeploymentsController:
 
     def notice(self, events: Collection[EventRecord]) -> None:
         """Look at the apps of these events first."""
-        for event in events:
-            if not event.kind.startswith(_SUBJECTS):
-                continue
+        for event in concerning(events, _CONCERN):
             if event.app is not None:
                 self._dirty.add(event.app)
             elif event.kind.startswith("node."):

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from shellwego.control.controllers.concerns import concerning
 from shellwego.control.links.edges import EdgeLinks
 from shellwego.control.store.records import AppRecord, EventRecord, InstanceRecord
 from shellwego.control.store.unit_of_work import Store, Tenant, UnitOfWork
@@ -36,6 +37,8 @@ GONE = dt.timedelta(days=7)
 WHOLE_LOOK_SECONDS = 30.0
 PAGE = 100
 DEFAULT_GRACE_SECONDS = 10.0
+_CONCERN = ("app.", "deployment.", "instance.")
+"""Events after which an app may be served by others, or not at all."""
 _ON_THE_WAY = frozenset({InstanceState.PENDING, InstanceState.PULLING, InstanceState.STARTING})
 
 
@@ -79,7 +82,7 @@ class RoutesController:
 
     def notice(self, events: Collection[EventRecord]) -> None:
         """Look at the apps of these events."""
-        apps = {event.app for event in events if event.app is not None}
+        apps = {event.app for event in concerning(events, _CONCERN) if event.app is not None}
         if apps:
             self._noticed |= apps
             self._wake.set()
