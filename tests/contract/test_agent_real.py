@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from tests.images import busybox_layout
-from tests.integration.agent_world import TalkingServer
+from tests.integration.talking_server import TalkingServer
 from tests.leaks import inventory
 from tests.unit.agent.factories import assignment
 from tests.unit.agent.factories import spec as some_spec

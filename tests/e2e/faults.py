@@ -37,7 +37,7 @@ T = TypeVar("T")
 PATIENCE_SECONDS = 400.0
 """A server that is killed nine times in a row, and takes half a minute to start where others want the CPU too."""
 
-_AGENT = "tests/integration/test_agent.py::test_killed_at_any_step_it_goes_on_where_it_was"
+_AGENT = "tests/integration/test_agent_faults.py::test_killed_at_any_step_it_goes_on_where_it_was"
 _EDGE = "tests/contract/test_edge.py::test_killed_at_any_step_of_a_change_the_edge_converges_and_nobody_notices"
 
 STORIES = {

@@ -1,8 +1,8 @@
-"""A node with its kernel on disk, and a server that only talks.
+"""What do tests of the agent stand on? A node with its kernel in memory (`World`), or on disk.
 
 `DiskRuntime` and `DiskNetwork` keep what a kernel would keep (sandboxes, namespaces) in files, so that it survives the
-agent's death by SIGKILL; every start is a line in `starts`, so that a double start can be seen. `TalkingServer` speaks
-the protocol and decides nothing. `python -m tests.integration.agent_world DIR SOCKET` runs an agent on such a node.
+agent's death by SIGKILL; every start is a line in `starts`, so that a double start can be seen.
+`python -m tests.integration.agent_world DIR SOCKET PORT` runs an agent on such a node.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
+
+from tests.integration.talking_server import TalkingServer
 
 from shellwego.agent import node
 from shellwego.agent.logs import LogLimits
@@ -27,24 +30,13 @@ from shellwego.core.errors import ImageNotFound
 from shellwego.core.ids import InstanceId
 from shellwego.core.instances import ExitReason, ExitStatus
 from shellwego.drivers.images.port import Credentials, ImageConfig, PullProgress, Resolved, StoredImage
+from shellwego.drivers.kms.fake import FakeKms
 from shellwego.drivers.kms.local_key import LocalKey
+from shellwego.drivers.network.fake import FakeNetwork
 from shellwego.drivers.network.pool import InstanceAddresses
 from shellwego.drivers.network.port import Attachment
-from shellwego.drivers.runtime.fake import FakeExec, small_shell
+from shellwego.drivers.runtime.fake import FakeExec, FakeRuntime, small_shell
 from shellwego.drivers.runtime.port import ExecSession, Observed, Workload
-from shellwego.protocol.channel import Channel, ChannelClosed
-from shellwego.protocol.messages import (
-    AgentHello,
-    Assignment,
-    ExecRequest,
-    Heartbeat,
-    InstanceReport,
-    LogsRequest,
-    OpenStream,
-    Report,
-    StreamHello,
-    Welcome,
-)
 
 LOG_BYTES = 1000
 """What each sandbox says as it starts: enough for its log to be turned over."""
@@ -207,119 +199,78 @@ class SomeImages:
         return 0
 
 
-class TalkingServer:
-    """The server's end of the control socket: remembers what it heard, says what the test tells it to say."""
+@dataclass
+class World:
+    """One node whose kernel lives in memory, its agent and its server."""
 
-    def __init__(self, path: Path, *, cloud: str = "cld_" + "a" * 20) -> None:
-        self._path, self.cloud = path, cloud
-        self.hellos: list[AgentHello] = []
-        self.reports: list[Report] = []
-        self.heartbeats: list[Heartbeat] = []
-        self.on_connect: list[Assignment] = []
-        self._agent: Channel | None = None
-        self._streams: dict[str, asyncio.Future[Channel]] = {}
-        self._news = asyncio.Condition()
+    root: Path
+    runtime: FakeRuntime
+    network: FakeNetwork
+    images: SomeImages
+    kms: FakeKms
+    server: TalkingServer
+    app: Listener
+    limits: LogLimits | None = None
+
+    def agent(self) -> Agent:
+        settings = AgentSettings(
+            directory=self.root / "agent",
+            control_socket=self.root / "control.sock",
+            name="node",
+            log_limits=self.limits,
+            missing_engines=("runc is missing. Run `shellwego engines install`.",),
+        )
+        runtimes = {"gvisor": self.runtime, "gvisor-host-network": self.runtime}
+        return Agent(settings, Drivers(runtimes, self.network, self.images, self.kms))
+
+    async def until(self, fact: Callable[[], bool], *, seconds: float = 15.0) -> None:
+        async with asyncio.timeout(seconds):
+            while not fact():  # noqa: ASYNC110 - a fake's memory tells nobody when it changes
+                await asyncio.sleep(0.01)
+
+
+class Listener:
+    """The app's port: answers HTTP with `status`, or takes connections and is silent."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.silent = False
+        self.port = 0
         self._server: asyncio.Server | None = None
-        self._channels: set[Channel] = set()
 
     async def start(self) -> None:
-        self._path.unlink(missing_ok=True)
-        self._server = await asyncio.start_unix_server(self._accept, self._path)
+        self._server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """As a killed server: every connection ends, the socket stays behind."""
         if self._server is not None:
             self._server.close()
-            for channel in list(self._channels):
-                await channel.close()
-            self._server = None
 
-    async def say(self, *messages: Assignment) -> None:
-        await self.until(lambda: self._agent is not None)
-        assert self._agent is not None
-        for message in messages:
-            await self._agent.send(message)
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            await reader.readuntil(b"\r\n\r\n")
+            if self.silent:
+                await reader.read()
+            else:
+                writer.write(f"HTTP/1.1 {self.status} Said\r\ncontent-length: 0\r\n\r\n".encode())
+                await writer.drain()
+        writer.close()
 
-    async def open(self, request: LogsRequest | ExecRequest) -> Channel:
-        await self.until(lambda: self._agent is not None)
-        assert self._agent is not None
-        name = f"stream-{len(self._streams)}"
-        self._streams[name] = asyncio.get_running_loop().create_future()
-        await self._agent.send(OpenStream(stream=name, request=request))
-        async with asyncio.timeout(10):
-            return await self._streams[name]
 
-    async def until(self, fact: Callable[[], bool], *, seconds: float = 20.0) -> None:
-        """Wait for a fact about what was heard."""
-        try:
-            async with asyncio.timeout(seconds), self._news:
-                await self._news.wait_for(fact)
-        except TimeoutError:
-            raise AssertionError(f"never heard; the last report was {self.reports[-1:]}") from None
-
-    async def until_state(self, id: str, *states: str, seconds: float = 20.0) -> InstanceReport:
-        """The instance's report once it is in one of these states."""
-        await self.until(lambda: self.state(id) in states, seconds=seconds)
-        found = self.instance(id)
-        assert found is not None
-        return found
-
-    async def until_told(self, id: str, words: str) -> InstanceReport:
-        """The instance's report once its reason says so."""
-        await self.until(lambda: (found := self.instance(id)) is not None and words in found.reason)
-        found = self.instance(id)
-        assert found is not None
-        return found
-
-    def instance(self, id: str) -> InstanceReport | None:
-        if not self.reports:
-            return None
-        return next((found for found in self.reports[-1].instances if found.id == id), None)
-
-    def state(self, id: str) -> str | None:
-        found = self.instance(id)
-        return found.state if found else None
-
-    def history(self, id: str) -> list[str]:
-        """The states that were reported of an instance, in order, without repetitions."""
-        states: list[str] = []
-        for report in self.reports:
-            for found in report.instances:
-                if found.id == id and states[-1:] != [found.state]:
-                    states.append(found.state)
-        return states
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        channel = Channel(reader, writer)
-        self._channels.add(channel)
-        try:
-            hello = await channel.receive()
-            if isinstance(hello, StreamHello):
-                self._streams[hello.stream].set_result(channel)
-                return
-            assert isinstance(hello, AgentHello)
-            await channel.send(Welcome(cloud=self.cloud, heartbeat_seconds=0.2))
-            for assignment in self.on_connect:
-                await channel.send(assignment)
-            async with self._news:
-                self.hellos.append(hello)
-                self._agent = channel
-                self._news.notify_all()
-            while True:
-                message = await channel.receive()
-                async with self._news:
-                    if isinstance(message, Report):
-                        self.reports.append(message)
-                    elif isinstance(message, Heartbeat):
-                        self.heartbeats.append(message)
-                    self._news.notify_all()
-        except (ChannelClosed, asyncio.CancelledError):
-            pass
-        finally:
-            if self._agent is channel:
-                self._agent = None
-                self._channels.discard(channel)
-                await channel.close()
+@contextlib.asynccontextmanager
+async def a_world(tmp_path: Path) -> AsyncIterator[World]:
+    app = Listener()
+    await app.start()
+    server = TalkingServer(tmp_path / "control.sock")
+    await server.start()
+    runtime = FakeRuntime(name="gvisor", writes_logs=True)
+    network = FakeNetwork()
+    for address in list(network.addresses)[:20]:
+        network.listen(address, 8080, ("127.0.0.1", app.port))
+    yield World(tmp_path, runtime, network, SomeImages(tmp_path / "rootfs"), FakeKms(), server, app)
+    runtime.vanish()
+    await server.stop()
+    await app.stop()
 
 
 @contextlib.asynccontextmanager

@@ -19,8 +19,8 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from tests.cloud_model import GOOD
-from tests.integration.agent_world import TalkingServer
 from tests.integration.model_world import Runtime, World
+from tests.integration.talking_server import TalkingServer
 from tests.integration.virtual_time import VirtualTimeLoop
 from tests.unit.agent.factories import ins
 
