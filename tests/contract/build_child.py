@@ -1,4 +1,4 @@
-"""A server's builder in a process of its own, for test_builder.py to kill: one build, then the end.
+"""A server's builder in a process of its own, for test_builder_faults.py to kill: one build, then the end.
 
 Run as `python build_child.py DIRECTORY PREFIX [SECRET]`; SHELLWEGO_FAULTS says where it ends before its time. With a
 secret, a step prints it.

@@ -4,154 +4,43 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gzip
-import io
 import json
-import os
-import secrets
-import shutil
 import socket
 import subprocess
-import sys
-import tarfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
-import zstandard
-from tests.engines import engine
-from tests.images import busybox_layout
-from tests.leaks import host_network, inventory
+from tests.contract.builder_world import CERTIFICATES, OTHER, WAITING, World, a_world, real_builder, until_not_on_disk
+from tests.leaks import inventory
 
 from shellwego.core.buildplan import plan_build
 from shellwego.core.dockerfiles import base_names
 from shellwego.core.errors import BuildFailed, InvalidField
-from shellwego.core.ids import DeploymentId, OrganisationId
 from shellwego.drivers.engines.places import install_directory
 from shellwego.drivers.images.bootstrap import bootstrap_images, default_mappings
 from shellwego.drivers.images.build_fake import FakeBuilder
-from shellwego.drivers.images.builder import BuildKitBuilder
-from shellwego.drivers.images.port import Builder, BuildLimits, BuildRequest, ImageStore
+from shellwego.drivers.images.port import BuildLimits
 from shellwego.drivers.images.source_files import read_source_files
-from shellwego.drivers.images.store import DirectoryImageStore
-from shellwego.kit.faults import declared_points
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
-ACME, OTHER = OrganisationId("org_aaaaaaaaaaaaaaaaaaaa"), OrganisationId("org_bbbbbbbbbbbbbbbbbbbb")
-LIMITS = BuildLimits(memory_mib=1024, cpu_millis=2000, disk_mib=1024, seconds=120)
-SIMPLE = "FROM base\nCOPY . /app\nRUN if test -e /app/FAIL; then cat /app/FAIL; exit 1; fi\n"
-WAITING = SIMPLE + "RUN echo waiting; while test -e /app/WAIT; do sleep 0.1; done\n"
-
-
-class World:
-    """A builder, its store and a base image; `build` is one build from files given as text."""
-
-    def __init__(self, builder: Builder, store: ImageStore, base: str, prefix: str, directory: Path) -> None:
-        self.builder, self.store, self.base, self.prefix, self.directory = builder, store, base, prefix, directory
-        self.log: list[str] = []
-
-    def request(self, dockerfile: str = SIMPLE, *, context: Path | None = None, **changes: object) -> BuildRequest:
-        if context is None:
-            context = self.context()
-        settings: dict[str, object] = {
-            "id": DeploymentId(f"dep_{secrets.token_hex(10)}"),
-            "organisation": ACME,
-            "bases": {"base": self.base},
-            "limits": LIMITS,
-        }
-        return BuildRequest(context=context, dockerfile=dockerfile, **(settings | changes))  # type: ignore[arg-type]
-
-    def context(self, **files: str) -> Path:
-        context = self.directory / f"source-{secrets.token_hex(4)}"
-        context.mkdir()
-        for name, content in files.items():
-            (context / name).write_text(content)
-        return context
-
-    async def build(self, dockerfile: str = SIMPLE, **changes: object) -> str:
-        self.log = []
-        return (await self.builder.build(self.request(dockerfile, **changes), on_log=self.log.append)).digest
-
-    async def files(self, digest: str) -> dict[str, bytes]:
-        """Every regular file of the image's layers, by path; later layers win."""
-        layout = self.directory / f"layout-{secrets.token_hex(4)}"
-        await self.store.export_layout(digest, layout)
-        found: dict[str, bytes] = {}
-        for layer in _layers(layout):
-            with tarfile.open(fileobj=io.BytesIO(layer)) as tar:
-                for member in tar:
-                    content = tar.extractfile(member) if member.isfile() else None
-                    found[member.name.removeprefix("./")] = content.read() if content else member.linkname.encode()
-        return found
-
-
-def _layers(layout: Path) -> Iterator[bytes]:
-    def blob(digest: str) -> bytes:
-        return (layout / "blobs" / "sha256" / digest.removeprefix("sha256:")).read_bytes()
-
-    manifest = json.loads(blob(json.loads((layout / "index.json").read_text())["manifests"][0]["digest"]))
-    for layer in manifest["layers"]:
-        content = blob(layer["digest"])
-        if layer["mediaType"].endswith("zstd"):
-            content = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(content)).read()
-        elif layer["mediaType"].endswith("gzip"):
-            content = gzip.decompress(content)
-        yield content
-
-
-def _real_builder(store: ImageStore, prefix: str, directory: Path, **changes: object) -> BuildKitBuilder:
-    settings: dict[str, object] = {
-        "directory": directory / "builder",
-        "runtime_directory": Path("/run/shellwego") / prefix,
-        "prefix": prefix,
-        "store": store,
-        "buildkitd": engine("buildkitd"),
-        "buildctl": engine("buildctl"),
-        "runsc": engine("runsc"),
-        "runc": engine("runc"),
-        "extra_ca": CERTIFICATES,
-        "cache_mib": 1024,
-    }
-    return BuildKitBuilder(**(settings | changes))  # type: ignore[arg-type]
-
-
-def _fresh_prefix() -> str:
-    return "".join(secrets.choice("abcdefghijklmnopqrstuvwxyz234567") for _ in range(8))
-
-
-@contextlib.asynccontextmanager
-async def _world(kind: str, directory: Path) -> AsyncIterator[World]:
-    prefix = _fresh_prefix()
-    store = DirectoryImageStore(directory / "store")
-    base = await store.import_layout(busybox_layout(directory / "busybox"))
-    builder: Builder = FakeBuilder(store) if kind == "fake" else _real_builder(store, prefix, directory)
-    before = host_network()
-    made = World(builder, store, base.digest, prefix, directory)
-    try:
-        yield made
-    finally:
-        await made.builder.close()
-        shutil.rmtree(Path("/run/shellwego") / prefix, ignore_errors=True)
-    assert inventory(prefix, directory) == []
-    assert host_network() == before
 
 
 @pytest_asyncio.fixture(
     params=["fake", pytest.param("buildkit", marks=pytest.mark.root)], scope="module", loop_scope="module"
 )
 async def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    async with _world(request.param, tmp_path_factory.mktemp("builds")) as made:
+    async with a_world(request.param, tmp_path_factory.mktemp("builds")) as made:
         yield made
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def real(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    async with _world("buildkit", tmp_path_factory.mktemp("builds")) as made:
+    async with a_world("buildkit", tmp_path_factory.mktemp("builds")) as made:
         yield made
 
 
@@ -254,14 +143,14 @@ RUN --mount=type=secret,id=token,env=TOKEN echo "token is $TOKEN"; exit 3
         assert "[secret token]" in said
         for hidden in ("correct-horse", "Y29ycmVjdC1ob3JzZS1iYXR0ZXJ5"):
             assert hidden not in said
-        await _until_not_on_disk(real.directory / "builder", secret)
+        await until_not_on_disk(real.directory / "builder", secret)
         files = await real.files(await real.build(dockerfile.rsplit("RUN", 1)[0], secrets={"token": secret}))
-        await _until_not_on_disk(real.directory / "builder", secret)
+        await until_not_on_disk(real.directory / "builder", secret)
         limits = BuildLimits(memory_mib=1024, cpu_millis=2000, disk_mib=1024, seconds=3)
         never = "FROM base\nRUN --mount=type=secret,id=token cat /run/secrets/token; sleep 100\n"
         with pytest.raises(BuildFailed, match="longer than 3 s"):
             await real.build(never, secrets={"token": secret}, limits=limits)
-        await _until_not_on_disk(real.directory / "builder", secret)
+        await until_not_on_disk(real.directory / "builder", secret)
         assert files["size"].strip() == b"28"
         assert not any(secret in content for content in files.values())
 
@@ -309,7 +198,7 @@ RUN cat /proc/sys/kernel/random/uuid > /id
 
     async def test_one_that_fills_the_disk_hurts_only_itself(self, real: World) -> None:
         limits = BuildLimits(memory_mib=1024, cpu_millis=2000, disk_mib=100, seconds=120)
-        builder = _real_builder(real.store, real.prefix, real.directory / "small", cache_mib=20)
+        builder = real_builder(real.store, real.prefix, real.directory / "small", cache_mib=20)
         request = real.request("FROM base\nRUN dd if=/dev/zero of=/big bs=1M count=500\n", limits=limits)
         await real.builder.close()
         try:
@@ -345,81 +234,13 @@ RUN cat /proc/sys/kernel/random/uuid > /id
     async def test_what_a_killed_server_left_is_ended_by_the_next(self, real: World) -> None:
         await real.build()
         abandoned = real.builder
-        successor = _real_builder(real.store, real.prefix, real.directory)
+        successor = real_builder(real.store, real.prefix, real.directory)
         assert len(await successor.end_stale()) >= 1
         left = inventory(real.prefix)
         assert not [line for line in left if line.startswith(("process", "namespace", "mount"))]
         await abandoned.close()
         real.builder = successor
         await real.build()
-
-
-@pytest.mark.root
-async def test_a_server_killed_at_any_step_of_a_build_leaves_nothing_that_stays(tmp_path: Path) -> None:
-    """After each possible end, the next server builds the same source, and then nothing is left of either."""
-    prefix = _fresh_prefix()
-    (tmp_path / "context").mkdir()
-    store = DirectoryImageStore(tmp_path / "store")
-    await store.import_layout(busybox_layout(tmp_path / "busybox"), name="base/busybox")
-    points = sorted(point for point in declared_points() if point.startswith("builder."))
-    assert len(points) >= 10
-    digests: set[str] = set()
-    for point in points:
-        status, said = await _run_child(tmp_path, prefix, faults=f"{point}=exit")
-        assert status == 137, f"the build doesn't pass {point}: {said}"
-    for _ in range(2):
-        status, said = await _run_child(tmp_path, prefix)
-        assert status == 0, said
-        digests.add(said.split()[-1])
-    assert len(digests) == 1
-    shutil.rmtree(Path("/run/shellwego") / prefix, ignore_errors=True)
-    assert inventory(prefix, tmp_path) == []
-
-
-@pytest.mark.root
-@pytest.mark.parametrize("point", ["builder.built", "builder.imported"])
-async def test_a_server_killed_with_a_secret_in_its_cache_leaves_none_to_the_next(tmp_path: Path, point: str) -> None:
-    """What a step printed lies in BuildKit's own records until they are thrown away, and the one to do so is dead."""
-    prefix, secret = _fresh_prefix(), "correct-horse-battery-staple"
-    (tmp_path / "context").mkdir()
-    store = DirectoryImageStore(tmp_path / "store")
-    await store.import_layout(busybox_layout(tmp_path / "busybox"), name="base/busybox")
-    status, said = await _run_child(tmp_path, prefix, secret, faults=f"{point}=exit")
-    assert status == 137, said
-    assert secret not in said
-    await _real_builder(store, prefix, tmp_path).end_stale()  # As a server does when it starts.
-    await _until_not_on_disk(tmp_path, secret.encode())
-    status, said = await _run_child(tmp_path, prefix)
-    assert status == 0, said
-    shutil.rmtree(Path("/run/shellwego") / prefix, ignore_errors=True)
-    assert inventory(prefix, tmp_path) == []
-
-
-async def _until_not_on_disk(directory: Path, secret: bytes) -> None:
-    """BuildKit's own records hold what steps printed until they are thrown away, and ext4 frees a moment later."""
-    async with asyncio.timeout(60):
-        while True:
-            grep = await asyncio.create_subprocess_exec(
-                "grep", "-rlaF", "-D", "skip", "-e", secret.decode(), str(directory), stdout=asyncio.subprocess.PIPE
-            )
-            if not (await grep.communicate())[0]:
-                return
-            await asyncio.sleep(0.5)
-
-
-async def _run_child(directory: Path, prefix: str, *secret: str, faults: str = "") -> tuple[int, str]:
-    child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        str(Path(__file__).with_name("build_child.py")),
-        str(directory),
-        prefix,
-        *secret,
-        env={**os.environ, "SHELLWEGO_FAULTS": faults},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    said, _ = await child.communicate()
-    return child.returncode or 0, said.decode()
 
 
 @pytest.mark.root

@@ -73,7 +73,9 @@ STORIES = {
     "agent.log.": _AGENT,
     "agent.network.orphan_detached": _AGENT,
     "bootstrap.": "tests/unit/drivers/images/test_bootstrap.py::test_killed_at_any_step_it_goes_on",
-    "builder.": "tests/contract/test_builder.py::test_a_server_killed_at_any_step_of_a_build_leaves_nothing_that_stays",
+    "builder.": (
+        "tests/contract/test_builder_faults.py::test_a_server_killed_at_any_step_of_a_build_leaves_nothing_that_stays"
+    ),
     "edge.apply.ready": _EDGE,
     "edge.apply.shutdown": (
         "tests/contract/test_edge.py::test_killed_before_it_cuts_off_who_lingers_the_edge_does_so_later"
