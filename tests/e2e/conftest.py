@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.cloud import RunningCloud, instance_in
+from tests.e2e.ears import Ears
+from tests.e2e.inside import deploy_victim
 from tests.leaks import host_network, inventory
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -67,6 +69,20 @@ def app(cloud: RunningCloud, request: pytest.FixtureRequest) -> Iterator[str]:
     name = "t-" + request.node.originalname.removeprefix("test_").replace("_", "-")[:34].rstrip("-")
     yield name
     cloud.run("apps", "delete", name, "--yes", "--wait")
+
+
+@pytest.fixture(scope="module")
+def victim(cloud: RunningCloud, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Somebody else's app, for tests in which its neighbours misbehave."""
+    return deploy_victim(cloud, tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def ears() -> Iterator[Ears]:
+    """Servers where a tenant must not come."""
+    listening = Ears()
+    yield listening
+    listening.close()
 
 
 @pytest.hookimpl(wrapper=True)

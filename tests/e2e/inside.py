@@ -1,9 +1,8 @@
 """
 What does one tenant's app see of everybody else?
 
-An `Attacker` is an app whose image holds `attacker/probes.py`, run inside by `shellwego exec`. `Ears` are servers
-outside, in any network namespace, that remember whoever reached them: what counts is not only that the attacker got no
-answer, but that nobody heard it.
+An `Attacker` is an app whose image holds `attacker/probes.py`, run inside by `shellwego exec`. What it may find stands
+here; `ears.py` listens for whom it must not reach.
 """
 
 from __future__ import annotations
@@ -11,27 +10,60 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import selectors
-import socket
-import subprocess
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
-from typing import Any, TypeVar
+from typing import Any
 
-from shellwego.drivers.network.namespaces import entered
+import pytest
+
 from tests.e2e.cloud import RunningCloud, Said, eventually
-
-T = TypeVar("T")
+from tests.e2e.ears import within
+from tests.images import busybox_layout
+from tests.registry import running_registry
 
 SOURCE = Path(__file__).parent / "attacker"
 RUNTIMES = ("gvisor", "runc")
 MEMORY_MIB, PIDS, DISK_MIB = 128, 64, 64
 
+VICTIM = "victim"
+METADATA = ("169.254.169.254", "100.100.100.200", "192.0.0.192", "168.63.129.16", "fd00:ec2::254", "fe80::a9fe:a9fe")
+"""Where clouds keep the credentials of a machine: most of them, Alibaba, Oracle, Azure, and by IPv6."""
+
+CAPABILITIES = "00000000000004eb"
+"""CHOWN, DAC_OVERRIDE, FOWNER, KILL, SETGID, SETUID, NET_BIND_SERVICE."""
+
+OWN_KERNEL = {"unshare", "keyctl", "process_vm_readv", "syslog"}
+"""System calls that gVisor's kernel, which is the sandbox's own, lets pass. What follows from them is tested beside."""
+
+DEVICES = {f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty", "pts/ptmx", "console")}
+OWN_DEVICES = {"/dev/fuse", "/dev/net/tun"}
+"""gVisor shows them too; behind them is its own kernel, and no capability to use them."""
+
+OWN_SETTINGS = re.compile(r"/proc/sys/(net/ipv4/|kernel/yama/|fs/(mount-max|nr_open))")
+"""Of gVisor's own kernel, and network stack, for this sandbox alone."""
+
+EXPECTED_ENVIRONMENT = re.compile(
+    r"PATH|HOME|HOSTNAME|LANG|PORT|PYTHON\w+|SHELLWEGO_\w+|[A-Z_]*CERT\w*|\w+_CA_\w+|GPG_KEY"
+)
+
+CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
 Findings = Mapping[str, Mapping[str, str]]
 """What each probe found, by its name."""
+
+
+def deploy_victim(cloud: RunningCloud, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Somebody else's app. It is asked for all the time while its neighbours misbehave."""
+    layout = busybox_layout(
+        tmp_path_factory.mktemp("victim") / "layout",
+        cmd=("sh", "-c", "exec httpd -f -p $PORT -h /srv"),
+        files={"/srv/index.html": "unharmed\n"},
+    )
+    with running_registry(tmp_path_factory.mktemp("registry")) as registry:
+        cloud.do("deploy", "--image", registry.push(layout, "victim:1"), "--name", VICTIM, "--wait")
+    return VICTIM
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +92,16 @@ class Attacker:
         found: Findings = said.json
         return found
 
+    def look_around(self) -> Findings:
+        """Everything that is looked at and tried without harm, in one go. `descriptors` first: later ones open some."""
+        probes = (
+            "descriptors", "processes", "environment", "mounts", "special_files", "paths", "status", "sockets",
+            "routes", "readable", "writable", "mknod", "setuid", "syscalls", "own_kernel",
+        )  # fmt: skip
+        run = f"/run/shellwego/{self.cloud.short}"
+        paths = [str(self.cloud.data), run, "/run/shellwego", "/run/netns", "/var/cache/shellwego"]
+        return self.probe(*probes, paths=[path for path in paths if Path(path).exists()])
+
     def say(self, what: str) -> None:
         """Have the app itself do something, by a request."""
         assert self.cloud.get(self.name, f"/{what}", timeout=120).status == 200
@@ -80,109 +122,6 @@ class Attacker:
         """As if it had just been deployed, with no failure on its account."""
         self.cloud.do("apps", "restart", self.name, "--wait")
         self.until_healthy()
-
-
-class Ears:
-    """Servers for TCP and UDP that answer `heard`, and remember by name who did."""
-
-    def __init__(self) -> None:
-        self.heard: list[str] = []
-        self._selector = selectors.DefaultSelector()
-        self._sockets: list[socket.socket] = []
-        self._stop, wake = socket.socketpair()
-        self._sockets += [self._stop, wake]
-        self._selector.register(wake, selectors.EVENT_READ, None)
-        self._thread = Thread(target=self._listen, name="ears")
-        self._thread.start()
-
-    def listen(self, name: str, address: str, *, namespace: Path | None = None) -> int:
-        """Listen at an address, for both protocols on one port, and say which."""
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-
-        def both() -> tuple[socket.socket, socket.socket]:
-            tcp = socket.create_server((address, 0), family=family, dualstack_ipv6=address == "::", backlog=64)
-            udp = socket.socket(family, socket.SOCK_DGRAM)
-            if family == socket.AF_INET6:
-                udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-            udp.bind((address, tcp.getsockname()[1]))
-            return tcp, udp
-
-        tcp, udp = within(namespace, both)
-        self._add(f"{name} tcp", tcp)
-        self._add(f"{name} udp", udp)
-        return int(tcp.getsockname()[1])
-
-    def listen_unix(self, name: str, address: str) -> None:
-        server = socket.socket(socket.AF_UNIX)
-        server.bind(address)
-        server.listen(8)
-        self._add(f"{name} unix", server)
-
-    def close(self) -> None:
-        self._stop.close()
-        self._thread.join(timeout=10)
-        self._selector.close()
-        for one in self._sockets:
-            one.close()
-
-    def _add(self, name: str, one: socket.socket) -> None:
-        one.setblocking(False)
-        self._sockets.append(one)
-        self._selector.register(one, selectors.EVENT_READ, name)
-
-    def _listen(self) -> None:
-        while True:
-            for key, _ in self._selector.select():
-                if key.data is None:
-                    return
-                self.heard.append(key.data)
-                one = key.fileobj
-                assert isinstance(one, socket.socket)
-                with contextlib.suppress(OSError):
-                    if one.type == socket.SOCK_DGRAM:
-                        one.sendto(b"heard", one.recvfrom(2048)[1])
-                    else:
-                        with one.accept()[0] as connection:
-                            connection.sendall(b"heard")
-
-
-def within(namespace: Path | None, act: Callable[[], T]) -> T:
-    """Do something inside a network namespace. What is opened there stays there."""
-    if namespace is None:
-        return act()
-
-    def inside() -> T:
-        with entered(namespace):
-            return act()
-
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(inside).result()
-
-
-def knock(address: str, port: int, *, namespace: Path | None = None) -> bool:
-    """Whether an ear answers there, asked from that namespace by TCP and by UDP."""
-
-    def ask() -> bool:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-            with socket.socket(family, kind) as client:
-                client.settimeout(10)
-                client.connect((address, port))
-                if kind == socket.SOCK_DGRAM:
-                    client.send(b"hello")
-                if client.recv(16) != b"heard":
-                    return False
-        return True
-
-    return within(namespace, ask)
-
-
-def host_addresses() -> list[str]:
-    """Every address of the host's that isn't loopback or link-local."""
-    shown = subprocess.run(("ip", "-json", "address", "show"), capture_output=True, check=True, timeout=20).stdout
-    return [
-        one["local"] for link in json.loads(shown) for one in link["addr_info"] if one["scope"] not in ("host", "link")
-    ]
 
 
 def call_api(cloud: RunningCloud, path: str) -> Any:
@@ -214,11 +153,6 @@ def unnoticed(cloud: RunningCloud, neighbour: str) -> Iterator[None]:
         sent = load.sent
         eventually("requests flow on", lambda: load.sent > sent + 10)
     assert load.failures == []
-
-
-def data_plane(cloud: RunningCloud) -> Path:
-    """The network namespace that all instances are plugged into."""
-    return Path("/run/netns", f"swg-{cloud.short}")
 
 
 def group_number(cloud: RunningCloud, instance: str, name: str) -> int:
@@ -260,3 +194,33 @@ def log_bytes(cloud: RunningCloud, instance: str) -> int:
         with contextlib.suppress(OSError):
             total += path.stat().st_size
     return total
+
+
+def json_lines(text: str) -> list[dict[str, str]]:
+    """Not `splitlines`, which also cuts at characters that JSON may hold."""
+    return [json.loads(line) for line in text.removesuffix("\n").split("\n")]
+
+
+def events(cloud: RunningCloud, path: str, count: int) -> list[str]:
+    """The texts of so many server-sent events, as a browser would take them apart."""
+    found: list[str] = []
+    with api_stream(cloud, path, accept="text/event-stream") as lines:
+        for line in lines:
+            name, _, value = line.partition(":")
+            assert name in ("", "id", "event", "data", "retry"), line
+            if name == "event":
+                assert value.strip() == "log"
+            if name == "data":
+                found.append(json.loads(value)["text"])
+            if len(found) == count:
+                break
+    return found
+
+
+def tcp_settings(namespaces: list[Path | None]) -> list[str]:
+    """Some of the kernel's, in each of these network namespaces (None: the host's)."""
+    return [
+        within(namespace, lambda name=name: Path("/proc/sys/net/ipv4", name).read_text())  # type: ignore[misc]
+        for namespace in namespaces
+        for name in ("ip_forward", "tcp_sack", "ip_local_port_range")
+    ]

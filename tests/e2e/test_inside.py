@@ -14,64 +14,29 @@ from threading import Thread
 import pytest
 
 from shellwego.agent.logs import LogLimits
+from tests.e2e import inside
 from tests.e2e.cloud import RunningCloud, eventually
+from tests.e2e.ears import Ears, data_plane, host_addresses, listen_where_no_tenant_may_come
 from tests.e2e.inside import (
     DISK_MIB,
     PIDS,
     RUNTIMES,
     Attacker,
-    Ears,
     Findings,
     api_stream,
     call_api,
-    data_plane,
+    events,
     group_number,
-    host_addresses,
-    knock,
+    json_lines,
     layer_bytes,
     log_bytes,
+    tcp_settings,
     unnoticed,
-    within,
 )
-from tests.images import busybox_layout
-from tests.registry import running_registry
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600)]
 
 MIB = 1 << 20
-VICTIM = "victim"
-METADATA = ("169.254.169.254", "100.100.100.200", "192.0.0.192", "168.63.129.16", "fd00:ec2::254", "fe80::a9fe:a9fe")
-"""Where clouds keep the credentials of a machine: most of them, Alibaba, Oracle, Azure, and by IPv6."""
-
-CAPABILITIES = "00000000000004eb"
-"""CHOWN, DAC_OVERRIDE, FOWNER, KILL, SETGID, SETUID, NET_BIND_SERVICE."""
-
-OWN_KERNEL = {"unshare", "keyctl", "process_vm_readv", "syslog"}
-"""System calls that gVisor's kernel, which is the sandbox's own, lets pass. What follows from them is tested beside."""
-
-DEVICES = {f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom", "tty", "pts/ptmx", "console")}
-OWN_DEVICES = {"/dev/fuse", "/dev/net/tun"}
-"""gVisor shows them too; behind them is its own kernel, and no capability to use them."""
-
-OWN_SETTINGS = re.compile(r"/proc/sys/(net/ipv4/|kernel/yama/|fs/(mount-max|nr_open))")
-"""Of gVisor's own kernel, and network stack, for this sandbox alone."""
-
-EXPECTED_ENVIRONMENT = re.compile(
-    r"PATH|HOME|HOSTNAME|LANG|PORT|PYTHON\w+|SHELLWEGO_\w+|[A-Z_]*CERT\w*|\w+_CA_\w+|GPG_KEY"
-)
-
-
-@pytest.fixture(scope="module")
-def victim(cloud: RunningCloud, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Somebody else's app. It is asked for all the time while its neighbours misbehave."""
-    layout = busybox_layout(
-        tmp_path_factory.mktemp("victim") / "layout",
-        cmd=("sh", "-c", "exec httpd -f -p $PORT -h /srv"),
-        files={"/srv/index.html": "unharmed\n"},
-    )
-    with running_registry(tmp_path_factory.mktemp("registry")) as registry:
-        cloud.do("deploy", "--image", registry.push(layout, "victim:1"), "--name", VICTIM, "--wait")
-    return VICTIM
 
 
 @pytest.fixture(scope="module")
@@ -84,13 +49,6 @@ def attacker(attackers: dict[str, Attacker], request: pytest.FixtureRequest) -> 
     return attackers[request.param]
 
 
-@pytest.fixture(scope="module")
-def ears() -> Iterator[Ears]:
-    listening = Ears()
-    yield listening
-    listening.close()
-
-
 # --- who can be reached ---------------------------------------------------------------------------------------------
 
 
@@ -98,20 +56,7 @@ def ears() -> Iterator[Ears]:
 def ports(cloud: RunningCloud, attackers: dict[str, Attacker], ears: Ears) -> dict[str, int]:
     """Servers where a tenant must not come: on the host, in the data plane, beside the builder's daemon."""
     [builder] = Path("/run/netns").glob(f"swg-{cloud.short}-build-*")
-    open_ports = {
-        "loopback": ears.listen("the host's loopback", "127.0.0.1"),
-        "host": ears.listen("the host", "::"),
-        "data plane": ears.listen("the data plane", "0.0.0.0", namespace=data_plane(cloud)),
-        "builder": ears.listen("the builder", "0.0.0.0", namespace=builder),
-    }
-    assert knock("127.0.0.1", open_ports["loopback"])
-    for address in host_addresses():
-        assert knock(address, open_ports["host"]), "it is there for who may reach it"
-    # Through the same way out as instances have: all that stands between is the filter.
-    assert knock(host_addresses()[0], open_ports["host"], namespace=data_plane(cloud))
-    assert knock("127.0.0.1", open_ports["data plane"], namespace=data_plane(cloud))
-    assert knock("127.0.0.1", open_ports["builder"], namespace=builder)
-    return open_ports
+    return listen_where_no_tenant_may_come(cloud, ears, builder=builder)
 
 
 def test_neighbours_host_and_platform_are_out_of_reach(
@@ -129,9 +74,9 @@ def test_neighbours_host_and_platform_are_out_of_reach(
 
     targets = [(address, port) for address in (*near, *host_addresses()) for port in platform]
     targets += [("127.0.0.1", port) for port in platform] + [("::1", port) for port in platform]
-    targets += [(address, 8080) for address in neighbours] + [(address, 80) for address in METADATA]
+    targets += [(address, 8080) for address in neighbours] + [(address, 80) for address in inside.METADATA]
     targets += [(f"::ffff:{address}", port) for address, port in targets if ":" not in address]
-    pings = [*near, *neighbours, *host_addresses(), *METADATA]
+    pings = [*near, *neighbours, *host_addresses(), *inside.METADATA]
 
     ears.heard.clear()
     icmp = [(address, 0) for address in pings if ":" not in address]
@@ -170,14 +115,8 @@ def test_sockets_of_the_host_are_not_there(
 
 
 @pytest.fixture(scope="module")
-def findings(cloud: RunningCloud, attacker: Attacker) -> Findings:
-    """Everything that is looked at and tried without harm, in one go. `descriptors` first: later ones open some."""
-    probes = (
-        "descriptors", "processes", "environment", "mounts", "special_files", "paths", "status", "sockets", "routes",
-        "readable", "writable", "mknod", "setuid", "syscalls", "own_kernel",
-    )  # fmt: skip
-    paths = [str(cloud.data), f"/run/shellwego/{cloud.short}", "/run/shellwego", "/run/netns", "/var/cache/shellwego"]
-    return attacker.probe(*probes, paths=[path for path in paths if Path(path).exists()])
+def findings(attacker: Attacker) -> Findings:
+    return attacker.look_around()
 
 
 def test_no_packet_can_be_forged_or_overheard(findings: Findings) -> None:
@@ -188,7 +127,7 @@ def test_no_packet_can_be_forged_or_overheard(findings: Findings) -> None:
 
 def test_root_has_seven_capabilities_and_gains_none(findings: Findings) -> None:
     status = findings["status"]
-    assert (status["CapEff"], status["CapPrm"], status["CapBnd"]) == (CAPABILITIES,) * 3
+    assert (status["CapEff"], status["CapPrm"], status["CapBnd"]) == (inside.CAPABILITIES,) * 3
     assert int(status["CapInh"], 16) == int(status["CapAmb"], 16) == 0
     assert status["NoNewPrivs"] == "1"
 
@@ -202,14 +141,16 @@ def test_setuid_gains_nothing(findings: Findings) -> None:
 
 def test_system_calls_that_reach_the_machine_are_refused(attacker: Attacker, findings: Findings) -> None:
     passed = {name for name, word in findings["syscalls"].items() if word == "ok"}
-    assert passed <= (OWN_KERNEL if attacker.runtime == "gvisor" else set())
+    assert passed <= (inside.OWN_KERNEL if attacker.runtime == "gvisor" else set())
     assert "ok" not in findings["own_kernel"].values()
     assert set(findings["mknod"].values()) == {"EPERM"}
 
 
 def test_the_kernel_can_not_be_steered_or_read(attacker: Attacker, findings: Findings) -> None:
     """Of /proc, /sys and the control groups nothing can be written but gVisor's own, for the sandbox alone."""
-    written = {path for path in findings["writable"] if not OWN_SETTINGS.match(path) or attacker.runtime != "gvisor"}
+    written = {
+        path for path in findings["writable"] if not inside.OWN_SETTINGS.match(path) or attacker.runtime != "gvisor"
+    }
     assert written == set()
     assert findings["readable"] == {}
 
@@ -223,26 +164,18 @@ def test_settings_inside_change_nothing_outside(cloud: RunningCloud, attacker: A
     ]
     assert len(namespaces) == 3
 
-    def settings() -> list[str]:
-        names = ("ip_forward", "tcp_sack", "ip_local_port_range")
-        return [
-            within(namespace, lambda name=name: Path("/proc/sys/net/ipv4", name).read_text())  # type: ignore[misc]
-            for namespace in namespaces
-            for name in names
-        ]
-
-    before = settings()
+    before = tcp_settings(namespaces)
     words = "cd /proc/sys/net/ipv4; for n in 0 1; do echo $n > ip_forward; echo $n > tcp_sack; done; "
     words += "echo 20000 20100 > ip_local_port_range; true"
     cloud.do("exec", attacker.name, "--", "sh", "-c", words)
-    assert settings() == before
+    assert tcp_settings(namespaces) == before
 
 
 # --- what is there --------------------------------------------------------------------------------------------------
 
 
 def test_only_the_standard_devices(attacker: Attacker, findings: Findings) -> None:
-    allowed = DEVICES | OWN_DEVICES if attacker.runtime == "gvisor" else DEVICES
+    allowed = inside.DEVICES | inside.OWN_DEVICES if attacker.runtime == "gvisor" else inside.DEVICES
     assert set(findings["special_files"]) <= allowed
     assert set(findings["special_files"].values()) == {"character"}
 
@@ -259,7 +192,7 @@ def test_nothing_of_the_host_shows(cloud: RunningCloud, attacker: Attacker, find
     mounts = "\n".join(findings["mounts"].values())
     for place in (str(cloud.data), "/run/shellwego", "/var/cache", "shellwego/"):
         assert place not in mounts
-    assert [name for name in findings["environment"] if not EXPECTED_ENVIRONMENT.fullmatch(name)] == []
+    assert [name for name in findings["environment"] if not inside.EXPECTED_ENVIRONMENT.fullmatch(name)] == []
     opened = {name: target for name, target in findings["descriptors"].items() if target.startswith("/")}
     assert {name: target for name, target in opened.items() if name != "self cwd"}.items() <= {
         *((f"{process} {number}", "/dev/null") for process in ("self", "1") for number in range(3)),
@@ -392,8 +325,6 @@ def test_a_descriptor_hog_hurts_only_itself(cloud: RunningCloud, victim: str, fr
 
 # --- what it says ---------------------------------------------------------------------------------------------------
 
-CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
 
 def test_hostile_words_stay_words(cloud: RunningCloud, victim: str, fresh: Attacker) -> None:
     """Ten megabytes without a line's end, escape sequences, forged entries, bytes that are no text: each is shown as
@@ -406,7 +337,7 @@ def test_hostile_words_stay_words(cloud: RunningCloud, victim: str, fresh: Attac
         return cloud.do("logs", fresh.name, "--instance", instance, "--tail", "500", "-o", "json").out
 
     text = str(eventually("the last words are there", lambda: "after-binary" in (now := said()) and now))
-    assert not CONTROLS.search(text)
+    assert not inside.CONTROLS.search(text)
     entries = json_lines(text)
     assert {(one["instance"], one["process"], one["stream"]) for one in entries} == {(instance, "web", "stdout")}
     words = [one["text"] for one in entries]
@@ -419,7 +350,7 @@ def test_hostile_words_stay_words(cloud: RunningCloud, victim: str, fresh: Attac
     assert all(one["at"] > "2026-01-01T00:01" for one in entries), "nobody but the platform says when"
 
     shown = cloud.do("logs", fresh.name, "--instance", instance, "--tail", "500").out
-    assert not CONTROLS.search(shown)
+    assert not inside.CONTROLS.search(shown)
     source = re.compile(rf"\S+ web\.{instance[4:9]} ")
     assert [line for line in shown.removesuffix("\n").split("\n") if not source.match(line)] == []
     for word in ("cleared", "titled", "copied", "red", "eight-bit", "overwritten", "erased"):
@@ -430,27 +361,6 @@ def test_hostile_words_stay_words(cloud: RunningCloud, victim: str, fresh: Attac
         assert [json.loads(line)["text"] for line in lines][: len(words)] == words
     with unnoticed(cloud, victim):
         assert events(cloud, path, len(words)) == words
-
-
-def json_lines(text: str) -> list[dict[str, str]]:
-    """Not `splitlines`, which also cuts at characters that JSON may hold."""
-    return [json.loads(line) for line in text.removesuffix("\n").split("\n")]
-
-
-def events(cloud: RunningCloud, path: str, count: int) -> list[str]:
-    """The texts of so many server-sent events, as a browser would take them apart."""
-    found: list[str] = []
-    with api_stream(cloud, path, accept="text/event-stream") as lines:
-        for line in lines:
-            name, _, value = line.partition(":")
-            assert name in ("", "id", "event", "data", "retry"), line
-            if name == "event":
-                assert value.strip() == "log"
-            if name == "data":
-                found.append(json.loads(value)["text"])
-            if len(found) == count:
-                break
-    return found
 
 
 def test_a_flood_of_words_is_bounded_and_drowns_nobody(cloud: RunningCloud, victim: str, fresh: Attacker) -> None:

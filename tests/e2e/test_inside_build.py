@@ -18,16 +18,14 @@ import pytest
 from shellwego.control.controllers.builds import ATTEMPTS
 from tests.e2e.cloud import PATIENCE_SECONDS, RunningCloud, eventually, shellwego
 from tests.e2e.conftest import cloud_for_a_while
-from tests.e2e.inside import SOURCE, Ears, Findings, call_api, data_plane, host_addresses, knock, unnoticed
-from tests.images import busybox_layout
+from tests.e2e.ears import Ears, host_addresses, listen_where_no_tenant_may_come
+from tests.e2e.inside import SOURCE, Findings, call_api, unnoticed
 from tests.leaks import inventory
-from tests.registry import running_registry
 
 pytestmark = [pytest.mark.root, pytest.mark.timeout(600), pytest.mark.long]
 
 MIB = 1 << 20
 BUILD_SECONDS, DISK_MIB, CACHE_MIB = 60, 300, 100
-VICTIM = "victim"
 SECRET = "correct-horse-battery-staple-4711"
 SMALL = "FROM debian:bookworm\nRUN echo built\nCMD sleep infinity\n"
 ENDLESS = "FROM debian:bookworm\nRUN echo for ever; while true; do sleep 1; done\n"
@@ -48,18 +46,6 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningCloud]:
               "--build-cache", f"{CACHE_MIB}m")  # fmt: skip
     with cloud_for_a_while(RunningCloud(tmp_path_factory.mktemp("e2e") / "cloud", options=limits)) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def victim(cloud: RunningCloud, tmp_path_factory: pytest.TempPathFactory) -> str:
-    layout = busybox_layout(
-        tmp_path_factory.mktemp("victim") / "layout",
-        cmd=("sh", "-c", "exec httpd -f -p $PORT -h /srv"),
-        files={"/srv/index.html": "unharmed\n"},
-    )
-    with running_registry(tmp_path_factory.mktemp("registry")) as registry:
-        cloud.do("deploy", "--image", registry.push(layout, "victim:1"), "--name", VICTIM, "--wait")
-    return VICTIM
 
 
 @contextlib.contextmanager
@@ -121,25 +107,11 @@ def endless(cloud: RunningCloud, stranger: str, tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture(scope="module")
-def ears() -> Iterator[Ears]:
-    listening = Ears()
-    yield listening
-    listening.close()
-
-
-@pytest.fixture(scope="module")
 def findings(
     cloud: RunningCloud, victim: str, endless: End, ears: Ears, tmp_path_factory: pytest.TempPathFactory
 ) -> Findings:
     """What a step found, read from the image that it became."""
-    ports = {
-        "loopback": ears.listen("the host's loopback", "127.0.0.1"),
-        "host": ears.listen("the host", "::"),
-        "data plane": ears.listen("the data plane", "0.0.0.0", namespace=data_plane(cloud)),
-    }
-    assert knock("127.0.0.1", ports["loopback"])
-    assert all(knock(address, ports["host"]) for address in host_addresses())
-    assert knock("127.0.0.1", ports["data plane"], namespace=data_plane(cloud))
+    ports = listen_where_no_tenant_may_come(cloud, ears)
     abstract = f"@shellwego-test-{secrets.token_hex(4)}"
     ears.listen_unix("an abstract name", "\0" + abstract[1:])
     ears.heard.clear()
