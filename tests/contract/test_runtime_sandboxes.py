@@ -6,6 +6,7 @@ Its end, its limits, its log, and being found again after we were killed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from dataclasses import replace
@@ -112,7 +113,8 @@ class TestAgentRestart:
         group = Path(f"/sys/fs/cgroup/pids/shellwego/{real.cloud}")
         for folder in ("monitors", workload.id):
             for pid in (group / folder / "cgroup.procs").read_text().split():
-                os.kill(int(pid), signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):  # It ended with one that was killed before.
+                    os.kill(int(pid), signal.SIGKILL)
         status = await real.ended(workload.id)
         assert status.reason is ExitReason.UNKNOWN
         await real.driver.ensure_running(workload)
