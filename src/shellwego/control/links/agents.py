@@ -19,6 +19,7 @@ from shellwego.control.store.unit_of_work import Store, UnitOfWork
 from shellwego.core.errors import DiskFull, NodeUnavailable, ShellWeGoError, Unavailable
 from shellwego.core.ids import InstanceId, NodeId, is_id
 from shellwego.core.instances import ExitReason, InstanceGoal, InstanceState
+from shellwego.core.last_lines import cut_last_lines
 from shellwego.core.nodes import HEARTBEAT_SECONDS
 from shellwego.kit.faults import fault_point, reach
 from shellwego.protocol.channel import Channel, ChannelClosed
@@ -39,7 +40,6 @@ log = structlog.get_logger()
 
 _REPORT_ARRIVED = fault_point("server.agents.report_arrived")
 _REPORT_WRITTEN = fault_point("server.agents.report_written")
-MAXIMUM_LINES, MAXIMUM_LINE = 50, 2000
 
 
 class AgentLinks:
@@ -187,7 +187,7 @@ async def _observe(work: UnitOfWork, before: InstanceRecord, seen: InstanceRepor
     if seen.started_at is not None:
         changes["started_at"] = dt.datetime.fromtimestamp(seen.started_at, dt.UTC)
     if seen.last_lines:
-        changes["last_lines"] = tuple(line[:MAXIMUM_LINE] for line in seen.last_lines[-MAXIMUM_LINES:])
+        changes["last_lines"] = cut_last_lines(seen.last_lines)
     if state is InstanceState.STOPPED:
         if before.goal is not InstanceGoal.STOP:
             # Not ours to believe: an instance that should run is never gone for good because its agent says so.

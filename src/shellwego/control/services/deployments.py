@@ -31,12 +31,11 @@ from shellwego.core.errors import (
     ShellWeGoError,
 )
 from shellwego.core.ids import DeploymentId, ReleaseId
+from shellwego.core.last_lines import cut_last_lines
 from shellwego.core.releases import KEPT_RELEASES
 from shellwego.drivers.images.reference import is_digest
 from shellwego.drivers.kms.port import Kms
 from shellwego.protocol import public
-
-MAXIMUM_LINES, MAXIMUM_LINE = 50, 2000
 
 
 async def create(
@@ -195,7 +194,7 @@ async def fail(
     work: UnitOfWork, deployment: DeploymentRecord, *, reason: str, code: str, last_lines: Collection[str] = ()
 ) -> DeploymentRecord:
     """It can't be: the release before goes on serving, and this one says why. Raises Conflict."""
-    lines = tuple(line[:MAXIMUM_LINE] for line in list(last_lines)[-MAXIMUM_LINES:])
+    lines = cut_last_lines(last_lines)
     return await end(work, deployment, DeploymentState.FAILED, reason=reason, code=code, last_lines=lines)
 
 
