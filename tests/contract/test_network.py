@@ -1,62 +1,25 @@
-"""Whoever is an instance's neighbour, it is never within reach; whoever kills what, the network comes back."""
+"""Whoever is an instance's neighbour, it is never within reach. How all comes back is in `test_network_repair.py`."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
-import signal
 import socket
 import subprocess
-import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
 from pyroute2 import IPRoute
 from tests.contract.network_probes import Inside, arp_request, ethernet, udp
+from tests.contract.network_world import FIRST, GATEWAY, SECOND, a_prefix, an_instance, bridge, read_word, traces_of
 from tests.engines import engine
 
-from shellwego.core.errors import Conflict
-from shellwego.core.ids import InstanceId, new_id
-from shellwego.core.networks import AllowedNetwork
-from shellwego.drivers.network import dump, links, namespaces, uplink
+from shellwego.drivers.network import dump, links, namespaces
 from shellwego.drivers.network.bridge import BridgeNetwork
 from shellwego.drivers.network.fake import FakeNetwork
 from shellwego.drivers.network.names import mac_of
 from shellwego.drivers.network.port import NetworkDriver
-from shellwego.kit.faults import declared_points
-
-FIRST, SECOND = IPv4Address("100.96.0.2"), IPv4Address("100.96.0.3")
-GATEWAY = IPv4Address("100.96.0.1")
-POINTS = sorted(point for point in declared_points() if point.startswith("network."))
-
-
-def an_instance() -> InstanceId:
-    return InstanceId(new_id("instance", secrets.token_bytes))
-
-
-def a_prefix() -> str:
-    return f"swg-{new_id('cloud', secrets.token_bytes)[4:12]}"
-
-
-def bridge(
-    prefix: str, directory: Path, *, allowed: tuple[AllowedNetwork, ...] = (), connections: int = 1000
-) -> BridgeNetwork:
-    return BridgeNetwork(
-        prefix=prefix,
-        runtime_directory=directory,
-        slirp4netns=engine("slirp4netns"),
-        nft=engine("nft"),
-        allowed=allowed,
-        connections_per_instance=connections,
-    )
-
-
-def traces_of(prefix: str) -> list[str]:
-    names = [path.name for path in Path("/run/netns").glob(f"{prefix}*")]
-    return names + [f"slirp4netns {pid}" for pid in uplink.find_processes(Path("/run/netns", prefix))]
 
 
 @pytest.fixture(params=["fake", pytest.param("bridge", marks=pytest.mark.root)])
@@ -138,89 +101,27 @@ async def test_the_fake_reaches_the_server_that_a_test_puts_behind_an_address() 
             await network.dial(FIRST, 8080, timeout_seconds=5)
 
 
-@pytest.fixture
-def inside() -> Iterator[Callable[[Path], Inside]]:
-    """Tenants' programs, ended before the network is taken away."""
-    made: list[Inside] = []
-
-    def make(namespace: Path) -> Inside:
-        made.append(Inside(namespace))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
-
-
-@pytest.fixture
-def host_address() -> IPv4Address:
-    """An address of the host that isn't its loopback."""
-    found = [net.network_address for net in links.host_networks() if net.prefixlen == 32]
-    return next(address for address in sorted(found) if not address.is_loopback)
-
-
-@pytest.fixture
-def host_server(host_address: IPv4Address) -> Iterator[tuple[str, int]]:
-    """A service of the host's on all of its addresses, which says `host`."""
-    yield from _serve_on_host()
-
-
-@pytest.fixture
-def allowed_server(host_address: IPv4Address) -> Iterator[tuple[str, int]]:
-    yield from _serve_on_host()
-
-
-def _serve_on_host() -> Iterator[tuple[str, int]]:
-    here = Inside(Path("/proc/self/ns/net"))
-    with socket.create_server(("0.0.0.0", 0)) as free:
-        port = free.getsockname()[1]
-    here.listen(port, "host")
-    address = next(n.network_address for n in sorted(links.host_networks()) if not n.is_loopback and n.prefixlen == 32)
-    yield str(address), port
-    here.close()
-
-
-@pytest.fixture
-async def cloud(tmp_path: Path, allowed_server: tuple[str, int]) -> AsyncIterator[BridgeNetwork]:
-    """A data plane that stands for the internet by one service of the host's that is expressly allowed."""
-    address, port = allowed_server
-    prefix = a_prefix()
-    driver = bridge(prefix, tmp_path, allowed=(AllowedNetwork(IPv4Network(address), (port,)),), connections=20)
-    await driver.ensure_node()
-    try:
-        yield driver
-    finally:
-        await driver.ensure_node_absent()
-        assert traces_of(prefix) == []
-
-
-async def read_word(network: BridgeNetwork, address: IPv4Address, port: int) -> str:
-    with await network.dial(address, port, timeout_seconds=10) as connection:
-        async with asyncio.timeout(10):
-            return (await asyncio.get_running_loop().sock_recv(connection, 64)).decode()
-
-
 @pytest.mark.root
-async def test_a_data_plane_made_anew_is_dialled_anew(cloud: BridgeNetwork) -> None:
+async def test_a_data_plane_made_anew_is_dialled_anew(data_plane: BridgeNetwork) -> None:
     """Else every health check fails after somebody took the namespace away, although we made it again."""
     one = an_instance()
     for _ in range(2):
-        await cloud.ensure_node()
-        await cloud.ensure_attached(one, FIRST)
+        await data_plane.ensure_node()
+        await data_plane.ensure_attached(one, FIRST)
         with pytest.raises(ConnectionRefusedError):
-            await cloud.dial(FIRST, 8080, timeout_seconds=5)
-        subprocess.run(["ip", "netns", "delete", cloud.namespace.name], check=True)
-    await cloud.ensure_node()
+            await data_plane.dial(FIRST, 8080, timeout_seconds=5)
+        subprocess.run(["ip", "netns", "delete", data_plane.namespace.name], check=True)
+    await data_plane.ensure_node()
 
 
 @pytest.mark.root
-async def test_interfaces_are_listed_as_a_library_lists_them(cloud: BridgeNetwork) -> None:
+async def test_interfaces_are_listed_as_a_library_lists_them(data_plane: BridgeNetwork) -> None:
     """The filter is made from this list: a port that it misses would be cut off, or never let go."""
     for address in (FIRST, SECOND):
-        await cloud.ensure_attached(an_instance(), address)
+        await data_plane.ensure_attached(an_instance(), address)
 
     def both() -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-        with namespaces.entered(cloud.namespace), IPRoute() as netlink:
+        with namespaces.entered(data_plane.namespace), IPRoute() as netlink:
             theirs = [(k.get_attr("IFLA_IFNAME"), k.get_attr("IFLA_IFALIAS") or "") for k in netlink.get_links()]
             return dump.links(), theirs
 
@@ -232,12 +133,12 @@ async def test_interfaces_are_listed_as_a_library_lists_them(cloud: BridgeNetwor
 @pytest.mark.root
 class TestIsolation:
     async def test_the_node_reaches_an_instance_and_its_neighbours_do_not(
-        self, cloud: BridgeNetwork, inside: Callable[[Path], Inside]
+        self, data_plane: BridgeNetwork, inside: Callable[[Path], Inside]
     ) -> None:
-        one = inside((await cloud.ensure_attached(an_instance(), FIRST)).namespace)
-        two = inside((await cloud.ensure_attached(an_instance(), SECOND)).namespace)
+        one = inside((await data_plane.ensure_attached(an_instance(), FIRST)).namespace)
+        two = inside((await data_plane.ensure_attached(an_instance(), SECOND)).namespace)
         two.listen(8080, "two")
-        assert await read_word(cloud, SECOND, 8080) == "two"
+        assert await read_word(data_plane, SECOND, 8080) == "two"
         assert one.connect(str(SECOND), 8080).startswith("failed")
         # By way of the gateway, as if the neighbour were far away.
         one.command("ip", "route", "replace", f"{SECOND}/32", "via", str(GATEWAY))
@@ -247,9 +148,9 @@ class TestIsolation:
         one.command("ip", "neigh", "replace", str(SECOND), "lladdr", mac_of(SECOND), "dev", "eth0", "nud", "permanent")
         assert one.connect(str(SECOND), 8080).startswith("failed")
 
-    async def test_ipv6_leads_nowhere(self, cloud: BridgeNetwork, inside: Callable[[Path], Inside]) -> None:
-        one = inside((await cloud.ensure_attached(an_instance(), FIRST)).namespace)
-        two = inside((await cloud.ensure_attached(an_instance(), SECOND)).namespace)
+    async def test_ipv6_leads_nowhere(self, data_plane: BridgeNetwork, inside: Callable[[Path], Inside]) -> None:
+        one = inside((await data_plane.ensure_attached(an_instance(), FIRST)).namespace)
+        two = inside((await data_plane.ensure_attached(an_instance(), SECOND)).namespace)
         for number, each in ((1, one), (2, two)):
             each.sysctl("net/ipv6/conf/lo/disable_ipv6", "0")
             each.sysctl("net/ipv6/conf/eth0/disable_ipv6", "0")
@@ -258,14 +159,14 @@ class TestIsolation:
         assert two.connect("fd99::2", 8080) == "reached two"
         one.command("ip", "neigh", "replace", "fd99::2", "lladdr", mac_of(SECOND), "dev", "eth0", "nud", "permanent")
         assert one.connect("fd99::2", 8080).startswith("failed")
-        assert await read_word(cloud, SECOND, 8080) == "two"
+        assert await read_word(data_plane, SECOND, 8080) == "two"
 
     async def test_no_frame_of_a_neighbour_arrives(
-        self, cloud: BridgeNetwork, inside: Callable[[Path], Inside]
+        self, data_plane: BridgeNetwork, inside: Callable[[Path], Inside]
     ) -> None:
         """ARP, broadcast, and what is sent straight to the neighbour: its tenant could watch or mislead."""
-        one = inside((await cloud.ensure_attached(an_instance(), FIRST)).namespace)
-        two = inside((await cloud.ensure_attached(an_instance(), SECOND)).namespace)
+        one = inside((await data_plane.ensure_attached(an_instance(), FIRST)).namespace)
+        two = inside((await data_plane.ensure_attached(an_instance(), SECOND)).namespace)
         seen = two.sniff(bytes.fromhex("1f90"))  # Port 8080, in the packet of the node's dial below.
         mine = mac_of(FIRST)
         one.send(
@@ -276,18 +177,18 @@ class TestIsolation:
             ethernet(mac_of(SECOND), mine, 0x88B5, b"another protocol"),
         )
         with pytest.raises(ConnectionRefusedError):
-            await cloud.dial(SECOND, 8080, timeout_seconds=10)
+            await data_plane.dial(SECOND, 8080, timeout_seconds=10)
         frames = [bytes.fromhex(line) for line in seen.communicate(timeout=30)[0].split()]
         assert [frame for frame in frames if bytes.fromhex(mine.replace(":", "")) in frame] == []
         assert frames[-1][6:12] == bytes.fromhex(mac_of(GATEWAY).replace(":", ""))
 
     async def test_a_borrowed_address_gets_no_packet_out(
-        self, cloud: BridgeNetwork, inside: Callable[[Path], Inside]
+        self, data_plane: BridgeNetwork, inside: Callable[[Path], Inside]
     ) -> None:
         """Whoever sends in a neighbour's name could take over its connections and spend its limits."""
-        one = inside((await cloud.ensure_attached(an_instance(), FIRST)).namespace)
-        await cloud.ensure_attached(an_instance(), SECOND)
-        plane = inside(cloud.namespace)
+        one = inside((await data_plane.ensure_attached(an_instance(), FIRST)).namespace)
+        await data_plane.ensure_attached(an_instance(), SECOND)
+        plane = inside(data_plane.namespace)
         seen = plane.sniff(b"the last one", interface="tap0")
         far = IPv4Address("198.51.100.7").packed
         gateway, mine = mac_of(GATEWAY), mac_of(FIRST)
@@ -303,10 +204,10 @@ class TestIsolation:
         assert not any(word in frame for frame in frames for word in (b"borrowed", b"invented"))
 
     async def test_the_node_and_its_host_are_out_of_reach(
-        self, cloud: BridgeNetwork, inside: Callable[[Path], Inside], host_server: tuple[str, int]
+        self, data_plane: BridgeNetwork, inside: Callable[[Path], Inside], host_server: tuple[str, int]
     ) -> None:
-        one = inside((await cloud.ensure_attached(an_instance(), FIRST)).namespace)
-        plane = inside(cloud.namespace)
+        one = inside((await data_plane.ensure_attached(an_instance(), FIRST)).namespace)
+        plane = inside(data_plane.namespace)
         address, port = host_server
         plane.listen(port, "plane")
         assert Inside(Path("/proc/self/ns/net")).connect(address, port) == "reached host"
@@ -316,177 +217,52 @@ class TestIsolation:
         assert one.connect("127.0.0.1", port).startswith("failed")
 
     async def test_a_new_address_of_the_host_is_closed_as_well(
-        self, cloud: BridgeNetwork, inside: Callable[[Path], Inside], monkeypatch: pytest.MonkeyPatch
+        self, data_plane: BridgeNetwork, inside: Callable[[Path], Inside], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        one = inside((await cloud.ensure_attached(an_instance(), FIRST)).namespace)
+        one = inside((await data_plane.ensure_attached(an_instance(), FIRST)).namespace)
         new = IPv4Network("198.51.100.9/32")
         known = await asyncio.to_thread(links.host_networks)
         monkeypatch.setattr(links, "host_networks", lambda: known | {new})
-        await cloud.ensure_node()
+        await data_plane.ensure_node()
         answer = one.connect("198.51.100.9", 80)
         assert answer.startswith("failed")
         # Refused by the filter, in other words not merely unanswered.
         assert "timed out" not in answer
 
     async def test_outside_is_within_reach_and_names_resolve(
-        self, cloud: BridgeNetwork, inside: Callable[[Path], Inside], allowed_server: tuple[str, int]
+        self, data_plane: BridgeNetwork, inside: Callable[[Path], Inside], allowed_server: tuple[str, int]
     ) -> None:
-        one = inside((await cloud.ensure_attached(an_instance(), FIRST)).namespace)
+        one = inside((await data_plane.ensure_attached(an_instance(), FIRST)).namespace)
         assert one.connect(*allowed_server) == "reached host"
         assert one.resolve() == "4711"
-        assert cloud.nameservers == (IPv4Address("10.0.2.3"),)
+        assert data_plane.nameservers == (IPv4Address("10.0.2.3"),)
 
     async def test_one_tenant_cannot_use_up_the_connections_of_all(
-        self, cloud: BridgeNetwork, inside: Callable[[Path], Inside], allowed_server: tuple[str, int]
+        self, data_plane: BridgeNetwork, inside: Callable[[Path], Inside], allowed_server: tuple[str, int]
     ) -> None:
-        one = inside((await cloud.ensure_attached(an_instance(), FIRST)).namespace)
-        two = inside((await cloud.ensure_attached(an_instance(), SECOND)).namespace)
+        one = inside((await data_plane.ensure_attached(an_instance(), FIRST)).namespace)
+        two = inside((await data_plane.ensure_attached(an_instance(), SECOND)).namespace)
         one.listen(8080, "one")
         assert one.hold(*allowed_server, 25) == (20, 5)
         assert two.connect(*allowed_server) == "reached host"
-        assert await read_word(cloud, FIRST, 8080) == "one"
+        assert await read_word(data_plane, FIRST, 8080) == "one"
 
     async def test_two_clouds_with_the_same_addresses_do_not_meet(
-        self, cloud: BridgeNetwork, inside: Callable[[Path], Inside], tmp_path: Path
+        self, data_plane: BridgeNetwork, inside: Callable[[Path], Inside], tmp_path: Path
     ) -> None:
         other = bridge(a_prefix(), tmp_path / "other")
         await other.ensure_node()
         try:
-            ours = inside((await cloud.ensure_attached(an_instance(), FIRST)).namespace)
+            ours = inside((await data_plane.ensure_attached(an_instance(), FIRST)).namespace)
             theirs = inside((await other.ensure_attached(an_instance(), FIRST)).namespace)
             ours.listen(8080, "ours")
             theirs.listen(8080, "theirs")
-            assert await read_word(cloud, FIRST, 8080) == "ours"
+            assert await read_word(data_plane, FIRST, 8080) == "ours"
             assert await read_word(other, FIRST, 8080) == "theirs"
             theirs.close()
         finally:
             await other.ensure_node_absent()
-        assert await read_word(cloud, FIRST, 8080) == "ours"
-
-
-@pytest.mark.root
-class TestRepair:
-    async def test_the_way_out_comes_back_after_it_was_killed(
-        self, cloud: BridgeNetwork, inside: Callable[[Path], Inside], allowed_server: tuple[str, int]
-    ) -> None:
-        one = inside((await cloud.ensure_attached(an_instance(), FIRST)).namespace)
-        (before,) = uplink.find_processes(cloud.namespace)
-        os.kill(before, signal.SIGKILL)
-        await cloud.ensure_node()
-        (after,) = uplink.find_processes(cloud.namespace)
-        assert after != before
-        assert one.connect(*allowed_server) == "reached host"
-
-    async def test_the_next_agent_finds_the_way_out_of_the_last(self, cloud: BridgeNetwork, tmp_path: Path) -> None:
-        """A second one would fight over the interface and cut every open connection."""
-        before = uplink.find_processes(cloud.namespace)
-        await bridge(cloud.namespace.name, tmp_path).ensure_node()
-        assert uplink.find_processes(cloud.namespace) == before
-
-    async def test_what_a_runtime_took_away_is_given_back(
-        self, cloud: BridgeNetwork, inside: Callable[[Path], Inside], allowed_server: tuple[str, int]
-    ) -> None:
-        id = an_instance()
-        one = inside((await cloud.ensure_attached(id, FIRST)).namespace)
-        one.command("ip", "addr", "flush", "dev", "eth0")
-        one.command("ip", "link", "set", "lo", "down")
-        one.command("ip", "link", "set", "eth0", "down")
-        await cloud.ensure_attached(id, FIRST)
-        assert one.connect(*allowed_server) == "reached host"
-        one.listen(8080, "one")
-        assert one.connect("127.0.0.1", 8080) == "reached one"
-
-    async def test_flushed_rules_come_back_with_every_port(
-        self, cloud: BridgeNetwork, inside: Callable[[Path], Inside], host_server: tuple[str, int]
-    ) -> None:
-        one = inside((await cloud.ensure_attached(an_instance(), FIRST)).namespace)
-        one.listen(8080, "one")
-        inside(cloud.namespace).command(str(engine("nft")), "flush", "ruleset")
-        await cloud.ensure_node()
-        assert await read_word(cloud, FIRST, 8080) == "one"
-        assert one.connect(*host_server).startswith("failed")
-
-    async def test_a_single_missing_rule_is_noticed(self, cloud: BridgeNetwork) -> None:
-        plane = Inside(cloud.namespace)
-        nft = str(engine("nft"))
-        whole = plane.command(nft, "-s", "list", "ruleset")
-        plane.command(nft, "flush", "chain", "inet", "shellwego", "forward")
-        await cloud.ensure_node()
-        assert plane.command(nft, "-s", "list", "ruleset") == whole
-
-    async def test_a_data_plane_that_vanished_is_made_again_under_its_instances(
-        self, cloud: BridgeNetwork, inside: Callable[[Path], Inside]
-    ) -> None:
-        id = an_instance()
-        await cloud.ensure_attached(id, FIRST)
-        subprocess.run(("umount", str(cloud.namespace)), check=True)
-        await cloud.ensure_node()
-        one = inside((await cloud.ensure_attached(id, FIRST)).namespace)
-        one.listen(8080, "one")
-        assert await read_word(cloud, FIRST, 8080) == "one"
-
-    async def test_an_instance_that_moves_to_another_address_leaves_the_old_one(
-        self, cloud: BridgeNetwork, inside: Callable[[Path], Inside]
-    ) -> None:
-        id = an_instance()
-        await cloud.ensure_attached(id, FIRST)
-        one = inside((await cloud.ensure_attached(id, SECOND)).namespace)
-        one.listen(8080, "moved")
-        assert await read_word(cloud, SECOND, 8080) == "moved"
-        await cloud.ensure_attached(an_instance(), FIRST)
-
-    async def test_an_address_in_use_is_not_given_twice(self, cloud: BridgeNetwork) -> None:
-        holder, other = an_instance(), an_instance()
-        await cloud.ensure_attached(holder, FIRST)
-        with pytest.raises(Conflict, match=holder):
-            await cloud.ensure_attached(other, FIRST)
-        await cloud.ensure_detached(other)
-
-    @pytest.mark.parametrize("point", POINTS)
-    async def test_killed_at_any_step_the_next_call_goes_on(
-        self, point: str, tmp_path: Path, inside: Callable[[Path], Inside]
-    ) -> None:
-        prefix, id = a_prefix(), an_instance()
-        once = tmp_path / "killed"
-        arguments = (sys.executable, "-c", _WHOLE_LIFE, prefix, id, str(tmp_path))
-        programs = {"SLIRP": str(engine("slirp4netns")), "NFT": str(engine("nft"))}
-        environment = {**os.environ, **programs, "SHELLWEGO_FAULTS": f"{point}=exit@{once}"}
-        killed = subprocess.run(arguments, check=False, env=environment, capture_output=True, text=True, timeout=60)
-        assert killed.returncode == 137, killed.stderr
-        network = bridge(prefix, tmp_path)
-        try:
-            await network.ensure_node()
-            one = inside((await network.ensure_attached(id, FIRST)).namespace)
-            one.listen(8080, "one")
-            assert await read_word(network, FIRST, 8080) == "one"
-            one.close()
-            await network.ensure_detached(id)
-            assert set(await network.observe()) == set()
-        finally:
-            await network.ensure_node_absent()
-        assert traces_of(prefix) == []
-
-
-_WHOLE_LIFE = """
-import asyncio, os, sys
-from ipaddress import IPv4Address
-from pathlib import Path
-from shellwego.drivers.network.bridge import BridgeNetwork
-
-async def main():
-    network = BridgeNetwork(
-        prefix=sys.argv[1],
-        runtime_directory=Path(sys.argv[3]),
-        slirp4netns=Path(os.environ["SLIRP"]),
-        nft=Path(os.environ["NFT"]),
-    )
-    await network.ensure_node()
-    await network.ensure_attached(sys.argv[2], IPv4Address("100.96.0.2"))
-    await network.ensure_detached(sys.argv[2])
-    await network.ensure_node_absent()
-
-asyncio.run(main())
-"""
+        assert await read_word(data_plane, FIRST, 8080) == "ours"
 
 
 @pytest.mark.root
