@@ -57,7 +57,7 @@ e2e: setup-tests ## A real cloud: deploy, scale, crash, roll back
 
 test: setup-tests ## Every test but the long ones
 	$(root_why)
-	$(SUDO) $(PYTEST) -n 2 --dist loadfile --reruns 1 -m "not long" $(ARGS)
+	$(SUDO) $(PYTEST) -n 2 --dist loadfile --reruns 1 -m "not long" --durations 15 $(ARGS)
 
 survive: setup-tests ## The long tests: killed at every step, attacked from inside builds
 	$(root_why)

@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.metadata
+import os
 import random
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -298,20 +300,32 @@ def _was_sent(error: CannotReach | Refused) -> bool:
 def _why(error: Exception) -> str:
     if isinstance(error, httpx.TimeoutException):
         return "it didn't answer in time"
+    kernels = _kernels_error(error)
+    if kernels is not None:
+        return os.strerror(kernels).lower()
     text = str(error)
     # The words of asyncio and OpenSSL, made shorter.
     for sign, meaning in (
         ("CERTIFICATE_VERIFY_FAILED", "its certificate is not trusted here (--ca FILE names another authority)"),
         ("WRONG_VERSION_NUMBER", "it doesn't speak TLS (is the URL http:// and not https://?)"),
-        ("All connection attempts failed", "connection refused"),
         ("Name or service not known", "its host name is not known"),
         ("name resolution", "its host name can't be looked up"),
-        ("Connection refused", "connection refused"),
         ("disconnected without sending", "the connection was closed without an answer"),
     ):
         if sign.lower() in text.lower():
             return meaning
     return text or type(error).__name__
+
+
+def _kernels_error(error: BaseException | None) -> int | None:
+    """The errno below the words of the libraries; of several addresses that were tried, the last one's."""
+    while error is not None:
+        # OpenSSL's and the resolver's have numbers of their own.
+        if isinstance(error, OSError) and error.errno and not isinstance(error, ssl.SSLError | socket.gaierror):
+            return error.errno
+        group = error.exceptions[-1] if isinstance(error, BaseExceptionGroup) else None
+        error = group or error.__cause__ or error.__context__
+    return None
 
 
 def _problem_of(response: httpx.Response, url: str) -> Refused | NotACloud:

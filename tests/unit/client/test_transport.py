@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,28 @@ async def test_a_refused_first_connection_fails_at_once_with_its_url() -> None:
     with pytest.raises(CannotReach, match=r"http://cloud\.test can't be reached"):
         await cloud_of(fake).apps.get("shop")
     assert len(fake.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ECONNREFUSED, "connection refused"),
+        (errno.EADDRNOTAVAIL, "cannot assign requested address"),
+        (errno.EHOSTUNREACH, "no route to host"),
+    ],
+)
+async def test_the_kernel_is_quoted_on_why_nothing_can_be_reached(number: int, words: str) -> None:
+    """The libraries between say "All connection attempts failed" of everything."""
+
+    def fault(request: httpx.Request) -> httpx.Response | None:
+        several = ExceptionGroup("multiple connection attempts failed", [OSError(number, "Connect call failed")])
+        try:
+            raise OSError("All connection attempts failed") from several
+        except OSError as error:
+            raise httpx.ConnectError(str(error)) from error
+
+    with pytest.raises(CannotReach, match=f"can't be reached: {words}"):
+        await cloud_of(FakeCloud(faults=[fault])).apps.get("shop")
 
 
 async def test_a_cloud_that_answered_before_is_given_time_to_restart() -> None:
