@@ -102,7 +102,7 @@ class PartialBlob:
             await self.restart()
             raise WrongContent(self._blob.digest, resumed=resumed)
         with disk_full_as_error("storing a layer"):
-            await in_thread(os.fsync, self._file)
+            await in_thread(self._sync)
             await reach(BLOB_RECEIVED)
             self._path.rename(final)
             await in_thread(sync_directory, final.parent)
@@ -120,6 +120,13 @@ class PartialBlob:
                 self.discard()
             os.close(self._file)
             self._file = -1
+
+    def _sync(self) -> None:
+        try:
+            os.fsync(self._file)
+        except OSError:
+            self.discard()  # The kernel tells of a failure once: the next try would believe what it reads here.
+            raise
 
     def _open(self) -> None:
         self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import sys
@@ -300,6 +301,31 @@ async def test_a_collection_makes_what_is_kept_durable(
     assert contents(tmp_path / "store", "unsettled") == []
     inode = rootfs.stat().st_ino
     assert (await store.ensure(found.digest)).rootfs.stat().st_ino == inode
+
+
+async def test_a_layer_that_the_disk_did_not_keep_is_fetched_again(
+    registry: ScriptedRegistry,
+    layout: Path,
+    store: DirectoryImageStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a failed fsync left lies in memory alone, and the next fsync of it succeeds."""
+    registry.add(layout, "app:1")
+    failed: list[str] = []
+
+    def fsync(descriptor: int, real: Callable[[int], None] = os.fsync) -> None:
+        file = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if not failed and file.parent.name == "partial":
+            failed.append(f"partial/{file.name}")
+            raise OSError(errno.EIO, "Input/output error")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="Input/output"):
+        await store.ensure(f"{registry.address}/app:1")
+    assert failed[0] not in contents(tmp_path / "store", "partial")
+    assert (await store.ensure(f"{registry.address}/app:1")).rootfs.is_dir()
 
 
 # What is unpacked already.
