@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import subprocess
@@ -34,6 +35,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     try:
         yield disk
     finally:
+        gc.collect()  # A store that a caught error's traceback refers to may have a directory open.
         subprocess.run(["umount", disk], check=True)
 
 

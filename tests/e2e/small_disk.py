@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
+import struct
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -14,6 +16,7 @@ from pathlib import Path
 from tests.e2e.cloud import eventually
 
 _MIB = 1 << 20
+_EXT4_IOC_SHUTDOWN, _WITHOUT_THE_JOURNAL = 0x8004587D, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,14 @@ class SmallDisk:
         """The kernel meets an error in the file system: it ends its journal and writes nothing any more."""
         device = Path("/sys/dev/block", _number(self.path.stat().st_dev)).resolve().name
         Path("/sys/fs/ext4", device, "trigger_fs_error").write_text("1")
+
+    def take_away(self) -> None:
+        """The device is gone: what isn't in memory can't be read either."""
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.ioctl(descriptor, _EXT4_IOC_SHUTDOWN, struct.pack("I", _WITHOUT_THE_JOURNAL))
+        finally:
+            os.close(descriptor)
 
     def repair(self) -> None:
         """As an operator would, when nothing uses it any more."""

@@ -1,6 +1,6 @@
-"""The disk fails: the kernel stops writing, or what was written never arrives.
+"""The disk fails: the kernel stops writing, the device is gone, or what was written never arrives.
 
-Apps are served, and nothing is said to be done that isn't.
+Apps are served, nothing is said to be done that isn't, and a disk that was mended finds its cloud again.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from shellwego.core.deployments import DeploymentState
 from tests.e2e.cloud import RunningCloud, eventually, is_well, problems
 from tests.e2e.conftest import cloud_for_a_while
 from tests.e2e.faults import Arms, Stage, Www, on_stage, small
+from tests.e2e.power import cut_the_power
 from tests.e2e.small_disk import SmallDisk, small_disk
 from tests.registry import running_registry
 
@@ -157,7 +158,39 @@ def test_a_disk_that_the_kernel_stopped(stage: Stage, disk: SmallDisk) -> None:
     assert load.failures == []
     cloud.stop()
     say_what_they_can(cloud)
-    disk.repair()  # And `uninstall` takes the rest away, as after each module.
+    disk.repair()
+    cloud.start()
+    is_as_it_was(stage)
+
+
+def test_what_was_deployed_a_moment_before_the_disk_stopped(stage: Stage, disk: SmallDisk) -> None:
+    """The image's files never reached the disk. Checked and mounted, without a reboot, it runs with its content."""
+    stage.deploy()
+    disk.stop_writing()
+    stage.cloud.stop()
+    disk.repair()
+    stage.cloud.start()
+    is_as_it_was(stage)
+
+
+def test_a_disk_that_is_gone(stage: Stage, disk: SmallDisk) -> None:
+    """Nothing can be read either, not even by the apps: nobody gets a traceback, and all comes back with the disk."""
+    cloud, token = stage.cloud, stage.cloud.token
+    stage.deploy()
+    disk.take_away()
+    eventually("it is told", lambda: cloud.ask("GET", "/v1/apps", token=token).status == 503)
+    say_what_they_can(cloud)
+    cut_the_power(cloud)
+    disk.repair()
+    cloud.start()
+    is_as_it_was(stage)
+
+
+def is_as_it_was(stage: Stage) -> None:
+    """What was deployed last is there, and the next deploy works."""
+    stage.settled()
+    eventually("all is well", lambda: is_well(stage.cloud))
+    stage.deploy()
 
 
 def say_what_they_can(cloud: RunningCloud) -> None:

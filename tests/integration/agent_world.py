@@ -194,6 +194,8 @@ class SomeImages:
     async def export_layout(self, reference: str, directory: Path) -> None:
         raise NotImplementedError
 
+    async def settle(self) -> None: ...
+
     async def collect_garbage(self, keep: Collection[str]) -> int:
         self.collected.append(set(keep))
         return 0

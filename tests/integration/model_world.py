@@ -79,6 +79,8 @@ class Images:
     async def export_layout(self, reference: str, directory: Path) -> None:
         raise NotImplementedError
 
+    async def settle(self) -> None: ...
+
     async def collect_garbage(self, keep: Collection[str]) -> int:
         return 0
 

@@ -21,7 +21,7 @@ from shellwego.agent.exec import serve_exec
 from shellwego.agent.link import Link
 from shellwego.agent.log_reader import read_logs
 from shellwego.agent.logs import LogLimits, LogStore
-from shellwego.agent.metrics import disk_fault, disk_used_share, disk_warnings, node_name, read_capacity
+from shellwego.agent.metrics import DataDisk, look_at_data, node_name, read_capacity
 from shellwego.agent.plan import Goal, goal_after
 from shellwego.agent.reconcilers.images import Images
 from shellwego.agent.reconcilers.instances import Instances
@@ -29,7 +29,7 @@ from shellwego.agent.reconcilers.networks import Networks
 from shellwego.agent.state import AgentState
 from shellwego.core.errors import Conflict, ShellWeGoError
 from shellwego.core.ids import InstanceId
-from shellwego.drivers.images.port import ImageStore
+from shellwego.drivers.images.port import SETTLE_SECONDS, ImageStore
 from shellwego.drivers.kms.port import Kms
 from shellwego.drivers.network.port import NetworkDriver
 from shellwego.drivers.runtime.port import RuntimeDriver
@@ -105,6 +105,7 @@ class Agent:
                     "logs": forever("logs", self._rotate_logs, every_seconds=LOG_SECONDS),
                     "log-limits": forever("log-limits", self._prune_logs, every_seconds=PRUNE_SECONDS),
                     "images": forever("images", self._collect_images, every_seconds=IMAGES_SECONDS),
+                    "settle": forever("settle", self._drivers.images.settle, every_seconds=SETTLE_SECONDS),
                     "link": self._link.keep_connected(),
                 }
                 for name, loop in loops.items():
@@ -185,22 +186,23 @@ class Agent:
             node=self._state.node,
             name=self._settings.name or node_name(),
             version=__version__,
-            capacity=read_capacity(self._settings.directory),
+            capacity=read_capacity(look_at_data(self._settings.directory)),
             runtimes=sorted(self._drivers.runtimes),
             generation=self._state.goal.generation,
             labels=dict(self._settings.labels or {}),
         )
 
     def _heartbeat(self) -> Heartbeat:
+        data = look_at_data(self._settings.directory)
         return Heartbeat(
-            capacity=read_capacity(self._settings.directory),
-            warnings=self.warnings()[:_MOST_WARNINGS],
-            unfit=self._state.problem or disk_fault(self._settings.directory),
+            capacity=read_capacity(data),
+            warnings=self._warnings(data)[:_MOST_WARNINGS],
+            unfit=self._state.problem or data.fault,
         )
 
-    def warnings(self) -> list[str]:
+    def _warnings(self, data: DataDisk) -> list[str]:
         """What an operator should know of this node now."""
-        words = disk_warnings(self._settings.directory)
+        words = data.warnings()
         if self._state.problem:
             words.append(f"On this node {self._state.problem}. Running apps go on; new wishes wait.")
         words += self._settings.missing_engines
@@ -261,7 +263,7 @@ class Agent:
         needed = [spec.image for spec in (*goal.run, *goal.retained)]
         if self._unkept is not None or self._state.damaged or self._instances.unclaimed:
             return  # What is needed isn't surely known: a server with another database names what another cloud needs.
-        share = disk_used_share(self._settings.directory)
+        share = look_at_data(self._settings.directory).used_share
         await self._images.collect_garbage(needed, goal.keep_images, disk_used_share=share)
 
 

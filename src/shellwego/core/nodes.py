@@ -14,6 +14,8 @@ class NodeState(StrEnum):
     UNREACHABLE = "unreachable"  # no heartbeat for longer than UNREACHABLE_AFTER_SECONDS
 
 
+MEND_THE_DISK = "Apps go on; docs/how-to/when-the-disk-is-full.md says how to check the disk and use it again."
+
 HEARTBEAT_SECONDS = 3.0
 UNREACHABLE_AFTER_SECONDS = 10.0
 

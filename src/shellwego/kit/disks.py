@@ -7,6 +7,7 @@ Linux 6.15 (ext4 calls it `emergency_ro` in /proc/self/mountinfo).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from pathlib import Path
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 """What the kernel says when a disk, its inodes or a quota are used up."""
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_KINDS = ("ext4", "xfs")
 _STOPPED = frozenset({"ro", "emergency_ro", "shutdown"})
 
 
@@ -42,6 +45,22 @@ def look_at_disk(path: Path, *, mountinfo: Path = Path("/proc/self/mountinfo")) 
         inodes=status.f_files,
         read_only=bool(status.f_flag & os.ST_RDONLY) or _has_stopped(path.stat().st_dev, mountinfo),
     )
+
+
+def life_of_mount(path: Path, *, system: Path = Path("/sys")) -> str:
+    """
+    A name for the time from one mounting of the path's file system to the next: what the kernel held of it, and had not
+    written, ends with that. Of a kind of file system whose mounts can't be told apart it is the name of this boot.
+
+    A mount's id won't do: the next mount gets it again. But ext4 and XFS have a folder below /sys/fs while they are
+    mounted, however often and in whichever namespace, and the kernel gives no inode number there twice.
+    """
+    boot, device = _BOOT_ID.read_text().strip(), path.stat().st_dev
+    name = (system / "dev" / "block" / f"{os.major(device)}:{os.minor(device)}").resolve().name
+    for kind in _KINDS:
+        with contextlib.suppress(FileNotFoundError):
+            return f"{boot}-{(system / 'fs' / kind / name).stat().st_ino}"
+    return boot
 
 
 def _has_stopped(device: int, mountinfo: Path) -> bool:

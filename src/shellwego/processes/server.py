@@ -44,6 +44,7 @@ from shellwego.core.errors import DiskFull, ShellWeGoError, Unavailable
 from shellwego.core.ids import CloudId
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.images.builder import BuildKitBuilder
+from shellwego.drivers.images.port import SETTLE_SECONDS
 from shellwego.drivers.images.source import unpack_source
 from shellwego.kit.backoff import backoff_seconds
 from shellwego.kit.commands import CommandFailed
@@ -156,6 +157,7 @@ async def run_server(cloud: Cloud) -> None:
                 ("builds", builds.once, ROUND_SECONDS, wakes["builds"]),
                 ("outbox", relay.once, ROUND_SECONDS, wakes["outbox"]),
                 ("retention", retention.once, RETENTION_SECONDS, None),
+                ("settle", images.settle, SETTLE_SECONDS, None),
             )
             for name, once, every_seconds, wake in loops:
                 tasks.create_task(

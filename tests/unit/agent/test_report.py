@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.unit.agent.factories import CRASHED, NOW, record, spec
 
 from shellwego.agent import metrics
-from shellwego.agent.metrics import disk_fault, disk_warnings, read_capacity, reserved_mib
+from shellwego.agent.metrics import look_at_data, read_capacity, reserved_mib
 from shellwego.agent.plan import Record
 from shellwego.agent.report import Activity, Phase, describe, describe_removal, printable
 from shellwego.core.instances import ExitReason, ExitStatus
@@ -80,8 +80,9 @@ def test_capacity_leaves_the_platform_its_share(tmp_path: Path) -> None:
     meminfo.write_text("MemFree: 1 kB\nMemTotal:       16777216 kB\n")
     limit.write_text(f"{4096 << 20}\n")
     none.write_text("max\n")
-    assert read_capacity(tmp_path, meminfo=meminfo, limits=[none, tmp_path / "absent"]).memory_mib == 16384 - 1638
-    capacity = read_capacity(tmp_path, meminfo=meminfo, limits=[limit])
+    data = look_at_data(tmp_path)
+    assert read_capacity(data, meminfo=meminfo, limits=[none, tmp_path / "absent"]).memory_mib == 16384 - 1638
+    capacity = read_capacity(data, meminfo=meminfo, limits=[limit])
     assert capacity.memory_mib == 4096 - 409
     assert 0 < capacity.disk_free_mib <= capacity.disk_total_mib
     assert [reserved_mib(mib) for mib in (512, 8192, 1 << 20)] == [256, 819, 2048]
@@ -101,7 +102,18 @@ def test_a_disk_that_needs_a_hand_is_named(
 ) -> None:
     disk = {"f_bavail": 50, "f_blocks": 100, "f_frsize": 1 << 20, "f_files": 100, "f_favail": 50, "f_flag": 0, **change}
     monkeypatch.setattr(metrics.os, "statvfs", lambda _: SimpleNamespace(**disk))
-    said = disk_warnings(tmp_path)
+    data = look_at_data(tmp_path)
+    said = data.warnings()
     assert len(said) == (words is not None)
     assert words is None or words in said[0]
-    assert bool(disk_fault(tmp_path)) == (words == "read-only"), "a disk that is nearly full takes instances"
+    assert bool(data.fault) == (words == "read-only"), "a disk that is nearly full takes instances"
+
+
+def test_a_disk_that_can_not_be_reached_is_told_and_has_no_room(tmp_path: Path) -> None:
+    data = look_at_data(tmp_path / "gone")
+    assert (
+        data.warnings()
+        == [data.fault]
+        == ["The data directory can't be reached: No such file or directory. Check its disk."]
+    )
+    assert (read_capacity(data).disk_total_mib, data.used_share) == (0, 0.0)

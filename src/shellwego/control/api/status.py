@@ -16,7 +16,7 @@ from shellwego.control.api.parts import ApiSettings
 from shellwego.control.api.strict_json import StrictRoute
 from shellwego.control.store import Tenant
 from shellwego.core.apps import AppStatus
-from shellwego.core.nodes import NodeState
+from shellwego.core.nodes import MEND_THE_DISK, NodeState
 from shellwego.core.quantities import MIB
 from shellwego.kit.disks import look_at_disk
 from shellwego.protocol import public
@@ -102,7 +102,7 @@ def _disk_problems(directory: Path) -> list[str]:
     except OSError as error:
         return [f"The server's directory can't be reached: {error.strerror}. Check its disk."]
     if disk.read_only:
-        return ["The server's disk is read-only: nothing can be changed. Apps go on; check the disk, then remount it."]
+        return [f"The server's disk is read-only: nothing can be changed. {MEND_THE_DISK}"]
     if disk.free_bytes < NO_ROOM_BYTES:
         return ["The server's disk is full: nothing can be changed until there is room. Apps go on; free some space."]
     return []

@@ -62,9 +62,7 @@ class Collector:
             await reach(GARBAGE_MARKED)
             await in_thread(self._sweep, needs, images)
         await reach(GARBAGE_TRASHED)
-        freed = await in_thread(self._empty_trash)
-        await in_thread(self._unsettled.settle)
-        return freed
+        return await in_thread(self._empty_trash)
 
     async def forget(self, digest: str) -> None:
         """Remove one image that was refused, as far as no other image, name or pull needs its parts."""
@@ -176,16 +174,22 @@ class Collector:
             if time.time() - path.stat().st_mtime > _PARTIAL_SECONDS:
                 self.discard(path)
 
-    def discard(self, path: Path) -> None:
-        """Out of everybody's sight at once; its bytes go when the trash is emptied."""
+    def discard(self, path: Path, *, in_use: bool = False) -> None:
+        """
+        Out of everybody's sight at once; its bytes go when the trash is emptied. What may be in use stays in the trash
+        until the file system has been mounted anew.
+        """
+        until = f".{self._unsettled.life}" if in_use else ""
         with contextlib.suppress(FileNotFoundError):
-            path.rename(self._trash / f"{path.name}.{secrets.token_hex(4)}")
+            path.rename(self._trash / f"{path.name}.{secrets.token_hex(4)}{until}")
 
     def _empty_trash(self) -> int:
         freed = 0
         trash = os.open(self._trash, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             for entry in os.listdir(trash):  # noqa: PTH208  a descriptor, not a path
+                if entry.endswith(f".{self._unsettled.life}"):
+                    continue
                 freed += _allocated(trash, entry)
                 # Another process may be emptying it, too.
                 with contextlib.suppress(FileNotFoundError):

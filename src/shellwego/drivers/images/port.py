@@ -63,6 +63,9 @@ class PullProgress:
     total_bytes: int
 
 
+SETTLE_SECONDS = 10.0
+
+
 class ImageStore(Protocol):
     """Raises ImageNotFound, ImageRefused, RegistryUnavailable, DiskFull."""
 
@@ -90,6 +93,13 @@ class ImageStore(Protocol):
 
     async def export_layout(self, reference: str, directory: Path) -> None:
         """Write the image as an OCI image layout (hard links where possible), for a builder to start from."""
+        ...
+
+    async def settle(self) -> None:
+        """
+        Bring to disk what this process unpacked a while ago: call it every SETTLE_SECONDS. Until then an image is
+        unpacked again after the disk was mounted anew. Raises OSError when the disk didn't keep it.
+        """
         ...
 
     async def collect_garbage(self, keep: Collection[str]) -> int:

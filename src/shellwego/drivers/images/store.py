@@ -6,7 +6,7 @@ One directory, shared by server and agent, each with a store object of its own:
     partial/HEX          a blob on its way
     images/HEX.json      what is known of an image (records.py)      names/  pins/  beside it
     rootfs/CHAIN         an unpacked image, or its lower layers (trees.py); the name appears when it is complete
-    unsettled/CHAIN      it would not survive a power cut yet (settled.py)
+    unsettled/CHAIN      it would not survive the next mount of the disk (settled.py)
     unpacking/CHAIN.x    one on its way           trash/  on its way out           locks/  who is at work
 
 So a crash at any instruction leaves whole things with names and half ones without. The directory is closed to
@@ -201,6 +201,9 @@ class DirectoryImageStore:
                 except (WrongContent, FileNotFoundError):
                     await in_thread(self._blobs.discard_damaged, image.manifest.layers)
         raise RegistryUnavailable(str(wanted), "its layers are damaged here, again and again. Check the node's disk.")
+
+    async def settle(self) -> None:
+        await in_thread(self._unsettled.settle)
 
     async def collect_garbage(self, keep: Collection[str]) -> int:
         return await self._collector.collect(keep)

@@ -85,7 +85,8 @@ class Trees:
         async with locked(self._collector.rootfs_lock(chain)) as held:
             if self._is_usable(chain):
                 return
-            self._collector.discard(final)  # From before a power cut, if it is there at all.
+            # From before a power cut, if it is there at all, or one that the disk may not have kept.
+            self._collector.discard(final, in_use=self._unsettled.may_be_in_use(chain))
             for leftover in self._unpacking.glob(f"{chain}.*"):
                 await in_thread(_remove, leftover)
             new = self._unpacking / f"{chain}.{secrets.token_hex(4)}"

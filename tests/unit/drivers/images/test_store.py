@@ -285,22 +285,9 @@ async def test_a_power_cut_after_unpacking_means_unpacking_again(
     for name in ("said", "base"):  # The latter is shared with the tree below.
         (rootfs / name).write_text("")
     for marker in markers:
-        marker.write_text("another boot")
+        marker.write_text("another life")
     assert ((await store.ensure(found.digest)).rootfs / "said").read_text() == "hello"
     assert_sound(tmp_path / "store")
-
-
-async def test_a_collection_makes_what_is_kept_durable(
-    layout: Path, store: DirectoryImageStore, tmp_path: Path
-) -> None:
-    """Otherwise every image of a node is unpacked again after every boot."""
-    found = await store.import_layout(layout)
-    rootfs = (await store.ensure(found.digest)).rootfs
-    (tmp_path / "store/unsettled" / ("f" * 64)).write_text("left by a crash")
-    await store.collect_garbage([found.digest])
-    assert contents(tmp_path / "store", "unsettled") == []
-    inode = rootfs.stat().st_ino
-    assert (await store.ensure(found.digest)).rootfs.stat().st_ino == inode
 
 
 async def test_a_layer_that_the_disk_did_not_keep_is_fetched_again(
