@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import signal
 import sys
 import time
@@ -33,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--quick is for trying; what is written takes all turns.")
     need_root("Sandboxes and network namespaces")
     signal.signal(signal.SIGTERM, _interrupt)
+    # Whoever measures may have asked for no compiled modules; then every process would compile ours at each start.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     chosen = [name for name in FIGURES if not given.only or name in given.only]
     about = results.surroundings()
     about += f", gVisor {GVISOR.pinned}, BuildKit {BUILDKIT.pinned}, {results.versions(_programs())}."
