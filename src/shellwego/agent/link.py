@@ -25,6 +25,7 @@ import structlog
 
 from shellwego.kit.backoff import backoff_seconds
 from shellwego.kit.faults import fault_point, reach
+from shellwego.kit.supervise import apart
 from shellwego.protocol.channel import Channel, ChannelClosed, connect
 from shellwego.protocol.messages import (
     AgentHello,
@@ -104,7 +105,7 @@ class Link:
                     heartbeat_seconds = await self._greet(channel)
                     connected, self.problem = True, ""
                     log.info("link.connected")
-                    await self._converse(channel, heartbeat_seconds)
+                    await apart(self._converse(channel, heartbeat_seconds), name="link-conversation")
                 finally:
                     await channel.close()
             except ServerRefused as error:

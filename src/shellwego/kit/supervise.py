@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 import structlog
 
 from shellwego.kit.backoff import backoff_seconds
 
 log = structlog.get_logger()
+
+T = TypeVar("T")
 
 
 class StoppedUnexpectedly(Exception):
@@ -66,3 +69,19 @@ async def forever(
                     await wake.wait()
             except TimeoutError:
                 pass
+
+
+async def apart(work: Coroutine[Any, Any, T], *, name: str) -> T:
+    """
+    Await `work` as a task of its own: for who goes on when it fails. A TaskGroup of which a task fails in the very
+    moment in which its owner is cancelled raises the failure alone (before Python 3.13,
+    https://github.com/python/cpython/issues/116720), and the owner would never hear that it was to end.
+    """
+    task = asyncio.create_task(work, name=name)
+    try:
+        await asyncio.wait([task])
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+    return task.result()

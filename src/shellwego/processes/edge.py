@@ -30,7 +30,7 @@ from shellwego.edge.haproxy import ConfigRefused, HAProxy
 from shellwego.edge.link import ServerLink
 from shellwego.edge.reconciler import EdgeReconciler, EdgeSettings
 from shellwego.kit.clock import utc_now
-from shellwego.kit.supervise import forever
+from shellwego.kit.supervise import apart, forever
 from shellwego.processes.child import begin
 
 log = structlog.get_logger()
@@ -137,7 +137,7 @@ async def run_edge(options: EdgeOptions, *, ready: asyncio.Event | None = None) 
                 ("edge.reconcile", reconcile, 5.0, wake),
                 ("edge.settle", reconciler.settle, 5.0, reconciler.settles),
                 ("edge.certificates", keep_certificates, 3600.0, hosts_changed),
-                ("edge.link", link.talk, 0.5, None),
+                ("edge.link", lambda: apart(link.talk(), name="edge.link.talk"), 0.5, None),
                 ("edge.access_log", access_log.read, 1.0, None),
                 (
                     "edge.metrics",
