@@ -61,6 +61,13 @@ class TestBuilderContract:
         assert await world.build(context=context) == await world.build(context=context)
         assert await world.build(context=world.context(hello="other")) != await world.build(context=context)
 
+    async def test_what_a_build_needs_can_be_made_ready_before_it(self, world: World) -> None:
+        """A deployment does so while its source is unpacked."""
+        for _ in range(2):
+            await world.builder.prepare(ACME, trusted=False, limits=LIMITS)
+        await world.build(context=world.context(hello="ready"))
+        await world.builder.prepare(ACME, trusted=False, limits=LIMITS)
+
     async def test_a_failed_build_says_why_with_its_last_lines(self, world: World) -> None:
         with pytest.raises(BuildFailed) as failure:
             await world.build(context=world.context(FAIL="no such package: leftpad\n"))
@@ -85,6 +92,9 @@ class TestBuilderContract:
         async with asyncio.TaskGroup() as tasks:
             build = tasks.create_task(world.builder.build(world.request(WAITING, context=context), on_log=hear))
             await started.wait()
+            async with asyncio.timeout(5):  # Getting ready waits for no build: somebody's tests may run for minutes.
+                await world.builder.prepare(ACME, trusted=False, limits=LIMITS)
+                await world.builder.prepare(OTHER, trusted=False, limits=LIMITS)
             build.cancel()
         assert build.cancelled()
         await world.build(context=world.context())

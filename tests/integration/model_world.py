@@ -165,6 +165,9 @@ class NoBuilder:
     async def build(self, *_: Any, **__: Any) -> Resolved:
         raise NotImplementedError
 
+    async def prepare(self, *_: Any, **__: Any) -> None:
+        return
+
     async def close(self) -> None:
         return
 

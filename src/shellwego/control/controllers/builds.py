@@ -209,9 +209,16 @@ class BuildsController:
     async def _build_in(
         self, deployment: DeploymentRecord, source: SourceRecord, context: Path, out: _BuildLog
     ) -> tuple[Resolved, Found]:
-        await self._unpack(self._places.sources / source.path, source.sha256, context)
-        await reach(_UNPACKED)
         request: Mapping[str, Any] = deployment.request.get("build") or {}
+        preparing = self._tasks.create_task(
+            self._prepare_builder(deployment, trusted=bool(request.get("trusted"))), name=f"builder {deployment.id}"
+        )
+        try:
+            await self._unpack(self._places.sources / source.path, source.sha256, context)
+            await asyncio.wait([preparing])
+        finally:
+            preparing.cancel()
+        await reach(_UNPACKED)
         plan = await asyncio.to_thread(_plan, context, request.get("dockerfile"), _commands(deployment.request))
         for note in plan.notes:
             out.write(note)
@@ -235,6 +242,13 @@ class BuildsController:
             on_log=out.write,
         )
         return resolved, Found(commands=plan.processes, exposed_ports=resolved.config.exposed_ports)
+
+    async def _prepare_builder(self, deployment: DeploymentRecord, *, trusted: bool) -> None:
+        """While the source is unpacked. What goes wrong goes wrong in the build again, which can say so."""
+        try:
+            await self._builder.prepare(deployment.organisation, trusted=trusted, limits=self._limits)
+        except Exception as error:  # Not even a bug of ours may end the tasks of everybody, which it would here.
+            log.info("builder.not_prepared", deployment=deployment.id, why=repr(error))
 
 
 OWN_BASE = "shellwego/base-"

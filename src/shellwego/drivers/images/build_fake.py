@@ -16,19 +16,21 @@ from pathlib import Path
 
 from shellwego.core import dockerfiles
 from shellwego.core.errors import BuildFailed, InvalidField
+from shellwego.core.ids import OrganisationId
 from shellwego.drivers.images import base_layouts
 from shellwego.drivers.images.build_log import BuildLog, redaction_for
-from shellwego.drivers.images.port import BuildRequest, ImageStore, Resolved
+from shellwego.drivers.images.port import BuildLimits, BuildRequest, ImageStore, Resolved
 
 _LOOK_SECONDS = 0.01
 
 
 class FakeBuilder:
-    """`builds` lists the requests it got, in order."""
+    """`builds` lists the requests it got, in order; `prepared` the organisations it was to make ready for."""
 
     def __init__(self, store: ImageStore) -> None:
         self._store = store
         self.builds: list[BuildRequest] = []
+        self.prepared: list[OrganisationId] = []
 
     async def build(self, request: BuildRequest, *, on_log: Callable[[str], None]) -> Resolved:
         """See `Builder.build`."""
@@ -71,6 +73,10 @@ class FakeBuilder:
             return await self._store.import_layout(work / "layout")
         finally:
             shutil.rmtree(work, ignore_errors=True)
+
+    async def prepare(self, organisation: OrganisationId, *, trusted: bool, limits: BuildLimits) -> None:
+        """See `Builder.prepare`."""
+        self.prepared.append(organisation)
 
     async def close(self) -> None:
         """See `Builder.close`."""

@@ -26,16 +26,10 @@ from shellwego.core.networks import AllowedNetwork
 from shellwego.drivers.images import buildkit
 from shellwego.drivers.images.build_log import BuildLog, redaction_for
 from shellwego.drivers.images.buildkit_cgroup import BuildGroup
-from shellwego.drivers.images.buildkit_lane import (
-    Lane,
-    LaneSettings,
-    Programs,
-    cgroup_parent,
-    end_stale_lanes,
-    forget_unforgotten,
-)
+from shellwego.drivers.images.buildkit_ends import cgroup_parent, end_stale_lanes, forget_unforgotten
+from shellwego.drivers.images.buildkit_lane import Lane, LaneSettings, Programs
 from shellwego.drivers.images.buildkit_watch import free_mib, watch_memory, watch_room
-from shellwego.drivers.images.port import BuildRequest, ImageStore, Resolved
+from shellwego.drivers.images.port import BuildLimits, BuildRequest, ImageStore, Resolved
 from shellwego.kit.faults import fault_point, reach
 from shellwego.kit.files import replace_file
 
@@ -123,6 +117,15 @@ class BuildKitBuilder:
                     await lane.forget_output()
                 await asyncio.to_thread(shutil.rmtree, work, ignore_errors=True)
 
+    async def prepare(self, organisation: OrganisationId, *, trusted: bool, limits: BuildLimits) -> None:
+        """See `Builder.prepare`."""
+        name = lane_name(organisation, trusted=trusted)
+        in_use = self._in_use.setdefault(name, asyncio.Lock())
+        if in_use.locked() or self._slots.locked():
+            return  # Whoever builds now comes first, and has made ready what can be.
+        async with in_use, self._slots:
+            await self._running_lane(name, trusted=trusted, limits=limits)
+
     async def end_stale(self) -> tuple[str, ...]:
         """End what a killed server left running. Called by the first build; a server calls it when it starts."""
         running = [name for name, lane in self._lanes.items() if lane.is_running]
@@ -159,14 +162,18 @@ class BuildKitBuilder:
         if in_use.locked() or self._slots.locked():
             log.say("# Waiting until another build has ended")
         async with in_use, self._slots:
-            async with self._starting:
-                if not self._swept:
-                    await self.end_stale()
-                lane = await self._prepared_lane(name, request)
-            await lane.ensure_running(memory_mib=request.limits.memory_mib, cpu_millis=request.limits.cpu_millis)
-            yield lane
+            yield await self._running_lane(name, trusted=request.trusted, limits=request.limits)
 
-    async def _prepared_lane(self, name: str, request: BuildRequest) -> Lane:
+    async def _running_lane(self, name: str, *, trusted: bool, limits: BuildLimits) -> Lane:
+        """The caller holds the lane and a slot."""
+        async with self._starting:
+            if not self._swept:
+                await self.end_stale()
+            lane = await self._prepared_lane(name, trusted=trusted, limits=limits)
+        await lane.ensure_running(memory_mib=limits.memory_mib, cpu_millis=limits.cpu_millis)
+        return lane
+
+    async def _prepared_lane(self, name: str, *, trusted: bool, limits: BuildLimits) -> Lane:
         """The lane of that name, others ended so that no more than `concurrent` daemons hold memory."""
         idle = [other for other in self._lanes if other != name and not self._in_use[other].locked()]
         while idle and len(self._lanes) - (name in self._lanes) >= self._concurrent:
@@ -176,9 +183,9 @@ class BuildKitBuilder:
             prefix=self._prefix,
             directory=self._directory / "lanes" / name,
             runtime_directory=self._runtime_directory / "build" / name,
-            trusted=request.trusted,
+            trusted=trusted,
             # A build has its whole limit for itself even when the cache is as large as it may be.
-            storage_mib=request.limits.disk_mib + self._cache_mib,
+            storage_mib=limits.disk_mib + self._cache_mib,
             cache_mib=self._cache_mib,
             certificates=await asyncio.to_thread(self._ensure_certificates),
             reachable=self._reachable,

@@ -30,6 +30,15 @@ from shellwego.core.errors import EngineMissing
 from shellwego.core.networks import AllowedNetwork
 from shellwego.drivers.images import buildkit, buildkit_network
 from shellwego.drivers.images.buildkit_cgroup import BuildGroup
+from shellwego.drivers.images.buildkit_ends import (
+    MAY_HOLD_SECRETS,
+    NAMESPACES,
+    STORAGE,
+    cgroup_parent,
+    end_lane,
+    forget_storage,
+    namespace_prefix,
+)
 from shellwego.kit.commands import CommandFailed, run_command
 from shellwego.kit.faults import fault_point, reach
 from shellwego.kit.files import replace_file
@@ -39,19 +48,14 @@ GROUP_MADE = fault_point("builder.lane.group_made")
 NAMESPACE_MADE = fault_point("builder.lane.namespace_made")
 NETWORK_UP = fault_point("builder.lane.network_up")
 DAEMON_UP = fault_point("builder.lane.daemon_up")
-KILLED = fault_point("builder.lane.killed")
-NAMESPACE_GONE = fault_point("builder.lane.namespace_gone")
 
 log = structlog.get_logger()
 
 _START_SECONDS = 60.0
-_END_TRIES = 3
 _PRUNE_SECONDS = 60.0
+_MOMENT_SECONDS = 10.0
 _HERE = Path(__file__).parent
 _STEP_LOG_BYTES = 16 << 20
-_NAMESPACES = Path("/run/netns")
-_STORAGE = "storage.ext4"
-_MAY_HOLD_SECRETS = "may-hold-secrets"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,30 +97,6 @@ class LaneSettings:
         return self.runtime_directory / "buildkitd.sock"
 
 
-def namespace_prefix(prefix: str) -> str:
-    """How the network namespace of every lane of a cloud begins; the cloud's part has a fixed length."""
-    return f"swg-{prefix}-build-"
-
-
-def cgroup_parent(prefix: str) -> PurePosixPath:
-    return PurePosixPath("shellwego") / prefix / "build"
-
-
-def forget_unforgotten(lanes: Path, *, running: Collection[str]) -> None:
-    """
-    Throw away the caches that a killed server could not clean of what secret steps had printed. Their daemons must
-    have ended. `running` are the names of lanes that see to it themselves.
-    """
-    for marker in lanes.glob(f"*/{_MAY_HOLD_SECRETS}"):
-        if marker.parent.name not in running:
-            _forget_storage(marker.parent)
-
-
-def _forget_storage(lane: Path) -> None:
-    (lane / _STORAGE).unlink(missing_ok=True)
-    (lane / _MAY_HOLD_SECRETS).unlink(missing_ok=True)  # Last, so that a kill in between is no end of it.
-
-
 class Lane:
     """One build daemon and all around it."""
 
@@ -126,6 +106,7 @@ class Lane:
         self.group = BuildGroup(settings.cgroup)
         self._daemon: asyncio.subprocess.Process | None = None
         self._slirp: asyncio.subprocess.Process | None = None
+        self._rules_at = float("-inf")
 
     @property
     def is_running(self) -> bool:
@@ -143,13 +124,14 @@ class Lane:
         return False
 
     async def ensure_running(self, *, memory_mib: int, cpu_millis: int) -> None:
-        """The daemon answers, under these limits and with rules for the host's addresses of now."""
+        """The daemon answers, under these limits and with rules for the host's addresses of a moment ago."""
         if not await self.is_quiet():
             await self.end()
             await self._start(memory_mib=memory_mib, cpu_millis=cpu_millis)
             return
         await asyncio.to_thread(self.group.create, memory_mib=memory_mib, cpu_millis=cpu_millis)
-        await self._apply_rules()
+        if time.monotonic() - self._rules_at > _MOMENT_SECONDS:
+            await self._apply_rules()
         await self._prune()
 
     async def end(self, *, gently: bool = False) -> None:
@@ -168,7 +150,7 @@ class Lane:
 
     def expect_secrets(self) -> None:
         """From now until `forget_output` has done its work, steps may print what nobody may read afterwards."""
-        replace_file(self.settings.directory / _MAY_HOLD_SECRETS, b"")
+        replace_file(self.settings.directory / MAY_HOLD_SECRETS, b"")
 
     async def forget_output(self) -> None:
         """
@@ -178,14 +160,14 @@ class Lane:
         if self.is_running and await self._tell(
             buildkit.forget_command(self._programs.buildctl, socket=self.settings.socket)
         ):
-            (self.settings.directory / _MAY_HOLD_SECRETS).unlink(missing_ok=True)
+            (self.settings.directory / MAY_HOLD_SECRETS).unlink(missing_ok=True)
             return
         await self.forget_storage()
 
     async def forget_storage(self) -> None:
         """Nothing of the lane runs, and its cache is gone. The next build begins with an empty one."""
         await self.end()
-        _forget_storage(self.settings.directory)
+        forget_storage(self.settings.directory)
 
     async def _prune(self) -> None:
         """
@@ -258,7 +240,7 @@ class Lane:
 
     async def _ensure_storage(self) -> None:
         """A file system of the right size. A cache of another size or one that was half made is thrown away."""
-        file = self.settings.directory / _STORAGE
+        file = self.settings.directory / STORAGE
         size = self.settings.storage_mib << 20
         if file.exists() and file.stat().st_size == size:
             os.utime(file)
@@ -280,6 +262,7 @@ class Lane:
             buildkit_network.apply_rules(self.settings.namespace),
             stdin=buildkit_network.filter_rules(own, self.settings.reachable).encode(),
         )
+        self._rules_at = time.monotonic()
 
     async def _start_slirp(self) -> None:
         ready, signal_ready = os.pipe()
@@ -289,7 +272,7 @@ class Lane:
             program = shutil.which(self._programs.slirp4netns, path=_environment()["PATH"])
             if program is None:
                 raise EngineMissing("slirp4netns", "It isn't installed.")
-            command = buildkit_network.slirp(program, _NAMESPACES / self.settings.namespace, signal_ready)
+            command = buildkit_network.slirp(program, NAMESPACES / self.settings.namespace, signal_ready)
             with (self.settings.runtime_directory / "slirp.log").open("wb") as log:
                 self._slirp = await self._launch(
                     {"command": command, "env": _environment()}, stdout=log, stderr=log, descriptors=(signal_ready,)
@@ -338,12 +321,12 @@ class Lane:
             buildkit.daemon_settings(root=root, step_program=step, cache_mib=settings.cache_mib).encode(),
         )
         replace_file(directory / "resolv.conf", f"nameserver {buildkit_network.RESOLVER}\n".encode(), mode=0o644)
-        storage = settings.directory / _STORAGE
+        storage = settings.directory / STORAGE
         mount = shutil.which("mount", path=_environment()["PATH"]) or "/bin/mount"
         with (directory / "buildkitd.log").open("wb") as log:
             self._daemon = await self._launch(
                 {
-                    "network": str(_NAMESPACES / settings.namespace),
+                    "network": str(NAMESPACES / settings.namespace),
                     "mounts": [
                         {"source": str(directory / "resolv.conf"), "target": "/etc/resolv.conf"},
                         {"command": [mount, "-o", "loop,discard,nodev", str(storage), str(root)]},
@@ -402,39 +385,6 @@ class Lane:
         with contextlib.suppress(OSError):
             return (self.settings.runtime_directory / log).read_text(errors="replace")[-1000:].strip()
         return "(it said nothing)"
-
-
-async def end_lane(group: BuildGroup, namespace: str) -> None:
-    """End a lane by its names alone, whoever started it."""
-    for attempt in range(_END_TRIES):
-        if not await asyncio.to_thread(group.kill):
-            raise EngineMissing("buildkit", f"Processes of {group.path} survive SIGKILL; the kernel holds them.")
-        await reach(KILLED)
-        if (_NAMESPACES / namespace).exists():
-            with contextlib.suppress(CommandFailed):
-                await run_command(buildkit_network.namespace_delete(namespace))
-        await reach(NAMESPACE_GONE)
-        try:
-            await asyncio.to_thread(group.remove)
-        except OSError:
-            # A process that was being started while we killed the others has joined since. It is alone now.
-            if attempt == _END_TRIES - 1:
-                raise
-        else:
-            return
-
-
-async def end_stale_lanes(prefix: str, *, running: Collection[str] = ()) -> tuple[str, ...]:
-    """End every lane of this cloud that a killed server left, but for those named. Returns the names it ended."""
-    parent = BuildGroup(cgroup_parent(prefix))
-    names = set(parent.children())
-    begin = namespace_prefix(prefix)
-    if _NAMESPACES.is_dir():
-        names.update(p.name.removeprefix(begin) for p in _NAMESPACES.iterdir() if p.name.startswith(begin))
-    stale = sorted(names - set(running))
-    for name in stale:
-        await end_lane(BuildGroup(cgroup_parent(prefix) / name), begin + name)
-    return tuple(stale)
 
 
 def _environment() -> dict[str, str]:

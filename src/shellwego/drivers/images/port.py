@@ -145,6 +145,13 @@ class Builder(Protocol):
         """
         ...
 
+    async def prepare(self, organisation: OrganisationId, *, trusted: bool, limits: BuildLimits) -> None:
+        """
+        Make ready what the next build of that organisation needs first, unless others are building. `build` would do
+        the same: this is for who knows of a build before its source is there. Raises EngineMissing, DiskFull.
+        """
+        ...
+
     async def close(self) -> None:
         """End the build daemon and all it started; its cache stays."""
         ...
