@@ -84,4 +84,6 @@ async def apart(work: Coroutine[Any, Any, T], *, name: str) -> T:
         if not task.done():
             task.cancel()
             await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # Seen, so that asyncio doesn't report it as lost.
     return task.result()
