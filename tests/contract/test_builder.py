@@ -13,7 +13,17 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from tests.contract.builder_world import CERTIFICATES, OTHER, WAITING, World, a_world, real_builder, until_not_on_disk
+from tests.contract.builder_world import (
+    ACME,
+    CERTIFICATES,
+    LIMITS,
+    OTHER,
+    WAITING,
+    World,
+    a_world,
+    real_builder,
+    until_not_on_disk,
+)
 from tests.leaks import inventory
 
 from shellwego.core.buildplan import plan_build

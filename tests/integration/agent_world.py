@@ -196,6 +196,9 @@ class SomeImages:
 
     async def settle(self) -> None: ...
 
+    async def get_ahead(self) -> None:
+        return
+
     async def collect_garbage(self, keep: Collection[str]) -> int:
         self.collected.append(set(keep))
         return 0

@@ -81,6 +81,9 @@ class Images:
 
     async def settle(self) -> None: ...
 
+    async def get_ahead(self) -> None:
+        return
+
     async def collect_garbage(self, keep: Collection[str]) -> int:
         return 0
 

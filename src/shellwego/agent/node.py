@@ -106,6 +106,9 @@ class Agent:
                     "log-limits": forever("log-limits", self._prune_logs, every_seconds=PRUNE_SECONDS),
                     "images": forever("images", self._collect_images, every_seconds=IMAGES_SECONDS),
                     "settle": forever("settle", self._drivers.images.settle, every_seconds=SETTLE_SECONDS),
+                    "images-ahead": forever(
+                        "images-ahead", self._images.get_ahead, every_seconds=IMAGES_SECONDS, wake=self._images.came
+                    ),
                     "link": self._link.keep_connected(),
                 }
                 for name, loop in loops.items():

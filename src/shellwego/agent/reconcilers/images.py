@@ -28,6 +28,7 @@ DAILY_SECONDS = 86400.0
 MANY_PULLS = 50
 """So many images that came since the last clean-up make the next one due: a busy day may not wait for its end."""
 _SOONEST_SECONDS = 600.0
+_START_SECONDS = 3.0
 _PULLS_AT_ONCE = 4
 """Of one registry."""
 _SAY_SECONDS = 0.5
@@ -57,6 +58,8 @@ class Images:
         self._digests: dict[str, str] = {}
         self._collected_at: float | None = None
         self._pulled_since = 0
+        self.came = asyncio.Event()
+        """An image has come since `get_ahead` was called."""
         self.problem = ""
 
     async def ensure(self, reference: str, on_words: OnWords) -> StoredImage:
@@ -76,6 +79,16 @@ class Images:
                 pull.done.cancel()
                 if pull.task is not None:
                     pull.task.cancel()
+
+    async def get_ahead(self) -> None:
+        """Let the store do what the next release will need, once the app that this one is for has probably started."""
+        await asyncio.sleep(_START_SECONDS)
+        if self._pulls:
+            return  # The next image to come asks again.
+        try:
+            await self._store.get_ahead()
+        except (ShellWeGoError, OSError) as error:
+            log.info("images.not_ahead", error=repr(error))
 
     async def collect_garbage(
         self, needed: Collection[str], keep: Collection[str] | None, *, disk_used_share: float
@@ -114,6 +127,7 @@ class Images:
                 async with self._slots.setdefault(reference.partition("/")[0], asyncio.Semaphore(_PULLS_AT_ONCE)):
                     image = await self._store.ensure(reference, on_progress=lambda step: self._say(pull, step))
                 self._pulled_since += 1
+                self.came.set()
             await reach(PULLED)
         except Exception as error:
             if not pull.done.done():

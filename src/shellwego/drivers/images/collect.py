@@ -17,11 +17,11 @@ from pathlib import Path
 
 from shellwego.core.errors import ImageRefused
 from shellwego.drivers.images.blobs import BlobStore
-from shellwego.drivers.images.extract import remove_tree
 from shellwego.drivers.images.limits import ImageLimits
 from shellwego.drivers.images.locks import locked, try_lock, unlock
 from shellwego.drivers.images.manifest import Index, parse_manifest
 from shellwego.drivers.images.records import Image, Needs, Records
+from shellwego.drivers.images.removal import remove_tree
 from shellwego.drivers.images.settled import Unsettled
 from shellwego.drivers.images.threads import in_thread
 from shellwego.kit.faults import fault_point, reach

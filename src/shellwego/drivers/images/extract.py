@@ -24,6 +24,7 @@ from collections import OrderedDict
 
 from shellwego.drivers.images.archive import Archive, Entry, Kind
 from shellwego.drivers.images.limits import ImageLimits
+from shellwego.drivers.images.removal import remove_tree
 from shellwego.drivers.images.streams import Refused
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -61,6 +62,11 @@ class Extractor:
         """
         self._has_lower = True
         self._link_directory(tree, self._root, seen=set())
+
+    def go_on(self, *, entries: int, size_bytes: int) -> None:
+        """Begin where an extractor left the directory after `link_tree`, with what it had counted by then."""
+        self._has_lower = True
+        self.entries, self.bytes = entries, size_bytes
 
     def _link_directory(self, source: int, target: int, seen: set[int]) -> None:
         with os.scandir(source) as entries:
@@ -355,22 +361,6 @@ class Extractor:
                 os.fchown(directory, *_owner(entry))
             os.fchmod(directory, entry.mode)
             os.utime(directory, ns=_times(entry))
-
-
-def remove_tree(directory: int, name: bytes | str) -> None:
-    """Remove `name` and all below it, following nothing. Raises OSError; what is gone already is fine."""
-    try:
-        os.unlink(name, dir_fd=directory)
-    except FileNotFoundError:
-        return
-    except (IsADirectoryError, PermissionError):
-        inside = os.open(name, _DIRECTORY, dir_fd=directory)
-        try:
-            for child in os.listdir(inside):  # noqa: PTH208  a descriptor, not a path
-                remove_tree(inside, child)
-        finally:
-            os.close(inside)
-        os.rmdir(name, dir_fd=directory)
 
 
 def _write(archive: Archive, file: int, count: int) -> None:

@@ -107,6 +107,9 @@ class FakeImageStore:
     async def settle(self) -> None:
         """Memory knows no disk."""
 
+    async def get_ahead(self) -> None:
+        return
+
     async def collect_garbage(self, keep: Collection[str]) -> int:
         needed = {digest.rpartition("@")[2] for digest in keep} | set(self._names.values())
         return sum(self._drop(digest) for digest in list(self._images) if digest not in needed)

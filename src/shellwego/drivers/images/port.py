@@ -102,6 +102,10 @@ class ImageStore(Protocol):
         """
         ...
 
+    async def get_ahead(self) -> None:
+        """Do what the next images will need, as far as that can be guessed: for when nothing waits."""
+        ...
+
     async def collect_garbage(self, keep: Collection[str]) -> int:
         """Remove all that no digest in `keep`, no name and no unfinished pull needs. Bytes freed."""
         ...

@@ -205,6 +205,9 @@ class DirectoryImageStore:
     async def settle(self) -> None:
         await in_thread(self._unsettled.settle)
 
+    async def get_ahead(self) -> None:
+        await self._trees.get_ahead()
+
     async def collect_garbage(self, keep: Collection[str]) -> int:
         return await self._collector.collect(keep)
 

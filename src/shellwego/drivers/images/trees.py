@@ -9,20 +9,19 @@ file of a tree (extract.py replaces, instances see it read-only), so the files m
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import secrets
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from shellwego.core.errors import ImageRefused
+from shellwego.drivers.images.ahead import Ahead
 from shellwego.drivers.images.blobs import BlobStore
 from shellwego.drivers.images.collect import Collector
-from shellwego.drivers.images.extract import remove_tree
 from shellwego.drivers.images.limits import ImageLimits
 from shellwego.drivers.images.locks import locked
 from shellwego.drivers.images.manifest import LAYER_TYPES
 from shellwego.drivers.images.records import Image
+from shellwego.drivers.images.removal import remove_path
 from shellwego.drivers.images.settled import Unsettled
 from shellwego.drivers.images.streams import Refused
 from shellwego.drivers.images.threads import in_thread
@@ -48,6 +47,7 @@ class Trees:
         self._unsettled = unsettled
         self._collector = collector
         self._limits = limits
+        self._ahead = Ahead(directory, unsettled, collector, limits)
         self._unpackers = asyncio.Semaphore(_UNPACKERS)
 
     def path(self, image: Image) -> Path:
@@ -55,6 +55,11 @@ class Trees:
 
     def is_usable(self, image: Image) -> bool:
         return self._is_usable(image.config.chain)
+
+    async def get_ahead(self) -> None:
+        """Do beforehand what the next images will need (ahead.py)."""
+        async with self._unpackers:
+            await self._ahead.make(self._is_usable)
 
     async def ensure(self, reference: str, image: Image, others: Iterable[Image]) -> None:
         """
@@ -74,6 +79,8 @@ class Trees:
                 for count in sorted({in_common, len(layers) - 1} - {0}):
                     await self._ensure_one(reference, layers[:count], chains[: count + 1])
         await self._ensure_one(reference, layers, chains)
+        if len(layers) > 1:
+            self._ahead.note(chains[-2])
 
     def _is_usable(self, chain: str) -> bool:
         return (self._rootfs / chain).is_dir() and self._unsettled.is_trusted(chain)
@@ -88,7 +95,7 @@ class Trees:
             # From before a power cut, if it is there at all, or one that the disk may not have kept.
             self._collector.discard(final, in_use=self._unsettled.may_be_in_use(chain))
             for leftover in self._unpacking.glob(f"{chain}.*"):
-                await in_thread(_remove, leftover)
+                await in_thread(remove_path, leftover)
             new = self._unpacking / f"{chain}.{secrets.token_hex(4)}"
             try:
                 await in_thread(self._unsettled.announce, chain)
@@ -102,7 +109,7 @@ class Trees:
                 raise ImageRefused(reference, str(error)) from error
             finally:
                 if new.exists():
-                    await in_thread(_remove, new)
+                    await in_thread(remove_path, new)
                 if not final.exists():
                     self._unsettled.withdraw(chain)
         await reach(ROOTFS_NAMED)
@@ -111,12 +118,13 @@ class Trees:
         self, layers: Sequence[PackedLayer], new: Path, base: int, chains: Sequence[str], held: int
     ) -> None:
         if base:
+            begun = self._ahead.take(chains[base], new)
             try:
-                tree = self._rootfs / chains[base]
-                await unpack(layers[base:], new, self._limits, base=tree, keep_open=(held,))
+                tree = None if begun else self._rootfs / chains[base]
+                await unpack(layers[base:], new, self._limits, base=tree, begun=begun, keep_open=(held,))
             except CannotLink:
                 # A file has as many names as its file system allows, or that knows none but the first.
-                await in_thread(_remove, new)
+                await in_thread(remove_path, new)
             else:
                 return
         await unpack(layers, new, self._limits, keep_open=(held,))
@@ -126,12 +134,3 @@ def _longest_in_common(chains: Sequence[str], others: Iterable[Image]) -> int:
     """How many layers the image of these chains shares with the one of the others that is most alike."""
     known = {chain: count for count, chain in enumerate(chains) if count}
     return max((known.get(chain, 0) for other in others for chain in other.config.chains[1:]), default=0)
-
-
-def _remove(path: Path) -> None:
-    parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            remove_tree(parent, path.name)
-    finally:
-        os.close(parent)

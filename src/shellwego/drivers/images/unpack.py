@@ -15,15 +15,17 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import zstandard
+
 from shellwego.core.errors import DiskFull
 from shellwego.drivers.images.limits import ImageLimits
 from shellwego.drivers.images.streams import Refused
-from shellwego.drivers.images.unpacker import CannotLink, Damaged, PackedLayer
+from shellwego.drivers.images.unpacker import Begun, CannotLink, Damaged, PackedLayer
 
-__all__ = ["CannotLink", "Damaged", "PackedLayer", "UnpackerFailed", "unpack"]
+__all__ = ["Begun", "CannotLink", "Damaged", "PackedLayer", "UnpackerFailed", "unpack"]
 
 _LONGEST_SECONDS = 3600.0
-_SOURCE_ROOT = Path(__file__).parents[3]
+_PYTHONPATH = os.pathsep.join(str(path) for path in (Path(__file__).parents[3], Path(zstandard.__file__).parents[1]))
 
 
 class UnpackerFailed(Exception):
@@ -36,13 +38,15 @@ async def unpack(
     limits: ImageLimits,
     *,
     base: Path | None = None,
+    begun: Begun | None = None,
     keep_open: Sequence[int],
-) -> None:
+) -> Begun:
     """
     Unpack `layers`, lowest first, into the new directory `into`; not synced (settled.py).
 
-    With `base`, they come on top of that tree, whose files get one more name each. The descriptors `keep_open` (locks)
-    stay open until the unpacker is gone, even if we are killed first.
+    With `base`, they come on top of that tree, whose files get one more name each. With `begun`, which an earlier call
+    returned, they come on top of what that call made: `into` is there. The descriptors `keep_open` (locks) stay open
+    until the unpacker is gone, even if we are killed first.
     Raises Refused, Damaged, DiskFull, CannotLink for files of the base; then, and when cancelled, `into` is good for
     nothing and the caller removes it.
     """
@@ -50,16 +54,18 @@ async def unpack(
         "parent": os.getpid(),
         "into": str(into),
         "base": None if base is None else str(base),
+        "begun": None if begun is None else asdict(begun),
         "layers": [asdict(layer) for layer in layers],
         "limits": asdict(limits),
     }
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-s", "-m", "shellwego.drivers.images.unpacker"),
+        # Without `site`, which would look for packages that nobody needs and takes as long as our own imports.
+        *(sys.executable, "-P", "-S", "-m", "shellwego.drivers.images.unpacker"),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         pass_fds=tuple(keep_open),
-        env={"PYTHONPATH": str(_SOURCE_ROOT), "PYTHONUTF8": "1"},
+        env={"PYTHONPATH": _PYTHONPATH, "PYTHONUTF8": "1"},
         start_new_session=True,
     )
     try:
@@ -72,10 +78,10 @@ async def unpack(
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await asyncio.shield(process.wait())
-    _raise_answer(out, err.decode(errors="replace"), process.returncode)
+    return _read_answer(out, err.decode(errors="replace"), process.returncode)
 
 
-def _raise_answer(out: bytes, said: str, status: int | None) -> None:
+def _read_answer(out: bytes, said: str, status: int | None) -> Begun:
     try:
         answer = json.loads(out)
         verdict = answer["verdict"]
@@ -83,7 +89,7 @@ def _raise_answer(out: bytes, said: str, status: int | None) -> None:
         raise UnpackerFailed(f"the unpacker ended with status {status}: {said.strip()[-2000:]}") from None
     match verdict:
         case "done":
-            return
+            return Begun(**answer["begun"])
         case "refused":
             raise Refused(answer["why"])
         case "damaged":

@@ -1,7 +1,8 @@
 """What does the process that unpacks layers do? Started by unpack.py, with a job as JSON on its standard input.
 
-It begins with links to what is unpacked already, confines itself (confine.py), unpacks every other layer, checks blob
-and tar digests on the way, and answers with one line of JSON. It imports no event loop: a deploy waits for its start.
+It begins with links to what is unpacked already (or finds them made), confines itself (confine.py), unpacks every other
+layer, checks blob and tar digests on the way, and answers with one line of JSON. It imports no event loop: a deploy
+waits for its start.
 """
 
 from __future__ import annotations
@@ -40,6 +41,14 @@ class PackedLayer:
     diff_id: str | None
     """None for an archive that no image config vouches for: an uploaded source."""
     compression: Compression
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What an unpacked tree counts for when more layers come on top of it."""
+
+    entries: int
+    size_bytes: int
 
 
 class Damaged(Exception):
@@ -97,7 +106,7 @@ def unpack_here(extractor: Extractor, layers: Sequence[PackedLayer], limits: Ima
                 raise Refused(f"layer {layer.digest} unpacks to {tar_digest}; its config says {layer.diff_id}.")
 
 
-def _work(job: Mapping[str, Any]) -> dict[str, str]:
+def _work(job: Mapping[str, Any]) -> dict[str, Any]:
     limits = ImageLimits(**job["limits"])
     layers = [
         PackedLayer(entry["blob"], entry["digest"], entry["diff_id"], Compression(entry["compression"]))
@@ -106,8 +115,9 @@ def _work(job: Mapping[str, Any]) -> dict[str, str]:
     into = Path(job["into"])
     try:
         os.umask(0o022)
-        into.mkdir(mode=0o755)
-        into.chmod(0o755)
+        if job["begun"] is None:
+            into.mkdir(mode=0o755)
+            into.chmod(0o755)
         blobs = []
         for layer in layers:
             try:
@@ -118,6 +128,8 @@ def _work(job: Mapping[str, Any]) -> dict[str, str]:
         extractor = new_extractor(root, limits)
         if job["base"] is not None:
             link_base(Path(job["base"]), extractor)
+        if job["begun"] is not None:
+            extractor.go_on(**job["begun"])
         if os.geteuid() == 0:
             confine(into)
         unpack_here(extractor, layers, limits, blobs)
@@ -131,7 +143,7 @@ def _work(job: Mapping[str, Any]) -> dict[str, str]:
         if error.errno in FULL:
             return {"verdict": "full"}
         return {"verdict": "failed", "why": repr(error)}
-    return {"verdict": "done"}
+    return {"verdict": "done", "begun": {"entries": extractor.entries, "size_bytes": extractor.bytes}}
 
 
 def main() -> None:
