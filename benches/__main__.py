@@ -20,7 +20,7 @@ from shellwego.drivers.engines.catalogue import BUILDKIT, GVISOR
 from shellwego.processes.engines_found import find_engines
 from shellwego.processes.host_command import need_root
 
-FIGURES = ("api", "routes", "proxy", "start", "deploy", "neighbour", "memory", "idle")
+FIGURES = ("api", "storm", "routes", "proxy", "start", "deploy", "neighbour", "memory", "idle")
 """Each is a module with `run(bench) -> rows`. In this order: those without a cloud first, a hundred apps last."""
 
 
