@@ -1,8 +1,8 @@
 """
 What does one tenant's app see of everybody else?
 
-An `Attacker` is an app whose image holds `attacker/probes.py`, run inside by `shellwego exec`. What it may find stands
-here; `ears.py` listens for whom it must not reach.
+An `Attacker` is an app whose image holds `attacker/`; the probes in there are run inside by `shellwego exec`. What it
+may find stands here; `ears.py` listens for whom it must not reach.
 """
 
 from __future__ import annotations

@@ -131,10 +131,8 @@ def findings(
         "unix": [*(str(path) for path in run.rglob("*") if path.is_socket()), abstract],
         "paths": [str(cloud.data), str(run), "/run/shellwego", "/run/netns", "/var/cache/shellwego"],
     }
-    probes = (SOURCE / "probes.py").read_text()
-    folder = source(
-        tmp_path_factory.mktemp("probes") / "source", PROBES, probes__py=probes, given__json=json.dumps(given)
-    )
+    probes = {path.name.replace(".", "__"): path.read_text() for path in SOURCE.glob("*.py")}
+    folder = source(tmp_path_factory.mktemp("probes") / "source", PROBES, **probes, given__json=json.dumps(given))
     with unnoticed(cloud, victim):
         cloud.do("deploy", str(folder), "--name", "prober", "--health-none", "--wait")
     found: Findings = json.loads(cloud.do("exec", "prober", "--", "cat", "/found.json").out)

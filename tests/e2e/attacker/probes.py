@@ -3,30 +3,29 @@ What can be seen and done from inside an instance, by a process that is root the
 
 Run inside: `python probes.py PROBE...`, with what the probes need as JSON on stdin. It prints one JSON object, the
 findings of each probe. It runs in whatever the attacked cloud calls a sandbox, so it uses the standard library alone.
+Those of the network and those that take all there is are in files beside.
 """
 
 # System calls are meant here, by their names.
-# ruff: noqa: PTH102, PTH103, PTH108, PTH110, PTH115, PTH116, PTH118, PTH123, PTH208
+# ruff: noqa: PTH102, PTH108, PTH110, PTH115, PTH116, PTH118, PTH123, PTH208
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import json
 import os
 import platform
-import resource
-import selectors
 import socket
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-libc = ctypes.CDLL(None, use_errno=True)
+import hogs
+import network
+from trying import call, tried, tried_in_a_child
 
 # x86_64 and aarch64.
 NUMBERS = {
@@ -67,125 +66,6 @@ NUMBERS = {
 }
 CLONE_NEWUSER, CLONE_NEWNS, CLONE_NEWNET = 0x10000000, 0x00020000, 0x40000000
 ADDR_NO_RANDOMIZE = 0x0040000
-
-# --- the network ----------------------------------------------------------------------------------------------------
-
-
-def reach(given: dict[str, Any]) -> dict[str, str]:
-    """To each address and port, all at a time: `reached`, or why not."""
-    found: dict[str, str] = {}
-    with selectors.DefaultSelector() as waiting:
-        targets = [(kind, *to) for kind in ("tcp", "udp", "icmp") for to in given.get(kind, [])]
-        for kind, address, port in targets:
-            name = f"{kind} {address} {port}"
-            try:
-                waiting.register(_knock(kind, address, port), selectors.EVENT_READ | selectors.EVENT_WRITE, name)
-            except OSError as error:
-                found[name] = _why(error)
-        until = time.monotonic() + given["seconds"]
-        while waiting.get_map() and (left := until - time.monotonic()) > 0:
-            for key, _ in waiting.select(left):
-                word = _answer(key.fileobj)  # type: ignore[arg-type]
-                if word == "sent":
-                    waiting.modify(key.fileobj, selectors.EVENT_READ, key.data)
-                else:
-                    found[key.data] = word
-                    waiting.unregister(key.fileobj)
-                    key.fileobj.close()  # type: ignore[union-attr]
-        for key in list(waiting.get_map().values()):
-            found[key.data] = "TIMEOUT"
-    return found
-
-
-def _knock(kind: str, address: str, port: int) -> socket.socket:
-    transport = socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    client = socket.socket(family, transport, socket.IPPROTO_ICMP if kind == "icmp" else 0)
-    try:
-        client.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
-            client.connect(socket.getaddrinfo(address, port, family)[0][4])
-        if kind != "tcp":
-            client.send(b"\x08\0\xf7\xfe\0\0\0\1" if kind == "icmp" else b"hello")
-    except OSError:
-        client.close()
-        raise
-    return client
-
-
-def _answer(client: socket.socket) -> str:
-    """What a socket that woke up has to say; `sent` if it only could be written to."""
-    code = client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    if code:
-        return errno.errorcode[code]
-    if client.type == socket.SOCK_STREAM:
-        return "reached"
-    try:
-        return f"reached: {client.recv(64)!r}"
-    except BlockingIOError:
-        return "sent"
-    except OSError as error:
-        return _why(error)
-
-
-def resolve(given: dict[str, Any]) -> dict[str, str]:
-    """Ask the resolver for a name: the number of the question comes back."""
-    with open("/etc/resolv.conf") as file:
-        server = file.read().split()[1]
-    question = b"\x12\x67\x01\0\0\1\0\0\0\0\0\0\x09localhost\0\0\1\0\1"
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.settimeout(10)
-        client.sendto(question, (server, 53))
-        return {"answer": str(int.from_bytes(client.recv(512)[:2], "big"))}
-
-
-def unix(given: dict[str, Any]) -> dict[str, str]:
-    """To each Unix socket; a name that begins with @ is an abstract one."""
-    found = {}
-    for path in given.get("unix", []):
-        try:
-            with socket.socket(socket.AF_UNIX) as client:
-                client.connect("\0" + path[1:] if path.startswith("@") else path)
-                found[path] = "reached"
-        except OSError as error:
-            found[path] = _why(error)
-    return found
-
-
-def sockets(given: dict[str, Any]) -> dict[str, str]:
-    """Sockets that would forge packets, listen to others', reach the hypervisor, or change the network."""
-    kinds = {
-        "raw ip": (socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW),
-        "raw icmp": (socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP),
-        "raw ipv6": (socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_RAW),
-        "packet": (socket.AF_PACKET, socket.SOCK_RAW, 0x0300),
-        "cooked packet": (socket.AF_PACKET, socket.SOCK_DGRAM, 0x0300),
-        "vsock": (40, socket.SOCK_STREAM, 0),
-        "alg": (38, socket.SOCK_SEQPACKET, 0),
-        "xdp": (44, socket.SOCK_RAW, 0),
-    }
-    return {name: _tried(lambda kind=kind: socket.socket(*kind).close()) for name, kind in kinds.items()}
-
-
-def routes(given: dict[str, Any]) -> dict[str, str]:
-    """Changes of the network by netlink, as ip(8) asks for them."""
-
-    def ask(kind: int, body: bytes) -> None:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0) as link:
-            link.settimeout(3)
-            link.bind((0, 0))
-            length = (16 + len(body)).to_bytes(4, "little")
-            link.send(length + kind.to_bytes(2, "little") + (5).to_bytes(2, "little") + bytes(8) + body)
-            answer = link.recv(4096)
-            code = -int.from_bytes(answer[16:20], "little", signed=True)
-            if code:
-                raise OSError(code, os.strerror(code))
-
-    address = bytes([2, 24, 0, 0]) + (2).to_bytes(4, "little")  # ifaddrmsg: IPv4, /24, interface 2
-    address += b"\x08\x00\x02\x00\x0a\x00\x00\x63" + b"\x08\x00\x01\x00\x0a\x00\x00\x63"
-    link = bytes(4) + (2).to_bytes(4, "little") + bytes(4) + (1).to_bytes(4, "little")  # Interface 2 down.
-    return {"add address": _tried(lambda: ask(20, address)), "link down": _tried(lambda: ask(16, link))}
-
 
 # --- the kernel -----------------------------------------------------------------------------------------------------
 
@@ -239,7 +119,8 @@ def syscalls(given: dict[str, Any]) -> dict[str, str]:
         "personality": (ADDR_NO_RANDOMIZE,),
     }  # fmt: skip
     return {
-        name: _in_a_child(lambda name=name: _call(NUMBERS[name][column], *arguments[name])) for name in sorted(NUMBERS)
+        name: tried_in_a_child(lambda name=name: call(NUMBERS[name][column], *arguments[name]))
+        for name in sorted(NUMBERS)
     }
 
 
@@ -253,7 +134,7 @@ def own_kernel(given: dict[str, Any]) -> dict[str, str]:
 
     def inside(act: Callable[[], object]) -> Callable[[], None]:
         def both() -> None:
-            _call(unshare, CLONE_NEWUSER | CLONE_NEWNS)
+            call(unshare, CLONE_NEWUSER | CLONE_NEWNS)
             act()
 
         return both
@@ -261,7 +142,7 @@ def own_kernel(given: dict[str, Any]) -> dict[str, str]:
     def mounted(kind: bytes, source: bytes, path: str) -> Callable[[], None]:
         def do() -> None:
             target = ctypes.c_char_p(b"/mnt")
-            _call(mount, ctypes.c_char_p(source), target, ctypes.c_char_p(kind), ctypes.c_size_t(0), None)
+            call(mount, ctypes.c_char_p(source), target, ctypes.c_char_p(kind), ctypes.c_size_t(0), None)
             with open(path, "w") as file:
                 file.write("1")
 
@@ -276,13 +157,13 @@ def own_kernel(given: dict[str, Any]) -> dict[str, str]:
         socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0x0300).close()
 
     return {
-        "sysrq": _in_a_child(inside(mounted(b"proc", b"proc", "/mnt/sysrq-trigger"))),
-        "core_pattern": _in_a_child(inside(mounted(b"proc", b"proc", "/mnt/sys/kernel/core_pattern"))),
-        "uevent_helper": _in_a_child(inside(mounted(b"sysfs", b"sysfs", "/mnt/kernel/uevent_helper"))),
-        "release_agent": _in_a_child(inside(mounted(b"cgroup", b"cgroup", "/mnt/release_agent"))),
-        "disk": _in_a_child(inside(mounted(b"ext4", b"/dev/vda", "/mnt/x"))),
-        "mknod": _in_a_child(inside(mknod)),
-        "packets": _in_a_child(inside(packets)),
+        "sysrq": tried_in_a_child(inside(mounted(b"proc", b"proc", "/mnt/sysrq-trigger"))),
+        "core_pattern": tried_in_a_child(inside(mounted(b"proc", b"proc", "/mnt/sys/kernel/core_pattern"))),
+        "uevent_helper": tried_in_a_child(inside(mounted(b"sysfs", b"sysfs", "/mnt/kernel/uevent_helper"))),
+        "release_agent": tried_in_a_child(inside(mounted(b"cgroup", b"cgroup", "/mnt/release_agent"))),
+        "disk": tried_in_a_child(inside(mounted(b"ext4", b"/dev/vda", "/mnt/x"))),
+        "mknod": tried_in_a_child(inside(mknod)),
+        "packets": tried_in_a_child(inside(packets)),
     }
 
 
@@ -305,7 +186,7 @@ def writable(given: dict[str, Any]) -> dict[str, str]:
         except OSError:
             continue
     for folder in ("/sys/fs/cgroup", "/sys/fs/cgroup/memory", "/proc/sys/kernel", "/sys/kernel"):
-        if _tried(lambda folder=folder: os.mkdir(folder + "/made")) == "ok":
+        if tried(lambda folder=folder: os.mkdir(folder + "/made")) == "ok":
             found[folder + "/made"] = "made"
     return found
 
@@ -357,7 +238,7 @@ def special_files(given: dict[str, Any]) -> dict[str, str]:
 def mknod(given: dict[str, Any]) -> dict[str, str]:
     """Devices of one's own: the host's disk, its memory."""
     return {
-        name: _tried(lambda kind=kind, number=number: os.mknod("/attacker/device", 0o666 | kind, os.makedev(*number)))
+        name: tried(lambda kind=kind, number=number: os.mknod("/attacker/device", 0o666 | kind, os.makedev(*number)))
         for name, kind, number in (
             ("disk", stat.S_IFBLK, (254, 0)),
             ("memory", stat.S_IFCHR, (1, 1)),
@@ -430,9 +311,9 @@ def write(given: dict[str, Any]) -> dict[str, str]:
             file.write("scribbled\n")
 
     return {
-        "replace": _tried(replace),
-        "add": _tried(add),
-        "delete": _tried(lambda: os.unlink("/etc/debian_version")),
+        "replace": tried(replace),
+        "add": tried(add),
+        "delete": tried(lambda: os.unlink("/etc/debian_version")),
     }
 
 
@@ -445,157 +326,10 @@ def scribbles(given: dict[str, Any]) -> dict[str, str]:
     }
 
 
-# --- hogs -----------------------------------------------------------------------------------------------------------
-
-
-def forks(given: dict[str, Any]) -> dict[str, str]:
-    """
-    A fork bomb for so many seconds: every child forks too, each as another user, since some count by user. How many
-    of this process's own forks were refused.
-    """
-    until = time.monotonic() + given["seconds"]
-    refused = 0
-    while time.monotonic() < until:
-        try:
-            if os.fork() == 0:
-                _bomb(until)
-        except OSError:
-            refused += 1
-        time.sleep(0.01)
-    return {"refused": str(refused)}
-
-
-def _bomb(until: float) -> None:
-    with contextlib.suppress(OSError):
-        os.setuid(10_000 + os.getpid())
-    while time.monotonic() < until:
-        with contextlib.suppress(OSError):
-            os.fork()
-        time.sleep(0.01)
-    os._exit(0)
-
-
-def memory(given: dict[str, Any]) -> dict[str, str]:
-    """All memory there is. Doesn't come back."""
-    held = []
-    while True:
-        held.append(os.urandom(1 << 20) * 8)
-
-
-def disk(given: dict[str, Any]) -> dict[str, str]:
-    """Files until none can be written, and how many bytes went in before it said so. They stay until told."""
-    written, word = 0, "no end"
-    os.makedirs("/attacker/fill", exist_ok=True)
-    block = os.urandom(1 << 20)
-    try:
-        for number in range(100):
-            with open(f"/attacker/fill/{number}", "wb", buffering=0) as file:
-                while written < given["bytes"] and file.tell() < 16 << 20:
-                    written += file.write(block)
-                os.fsync(file.fileno())
-            if written >= given["bytes"]:
-                break
-    except OSError as error:
-        word = _why(error)
-    return {"written": str(written), "end": word}
-
-
-def empty_files(given: dict[str, Any]) -> dict[str, str]:
-    """Names cost too: empty files until none can be made, or so many are."""
-    made, word = 0, "no end"
-    os.makedirs("/attacker/names", exist_ok=True)
-    try:
-        for number in range(given["files"]):
-            os.close(os.open(f"/attacker/names/{number}", os.O_CREAT | os.O_WRONLY))
-            made = number + 1
-    except OSError as error:
-        word = _why(error)
-    return {"made": str(made), "end": word}
-
-
-def clear(given: dict[str, Any]) -> dict[str, str]:
-    """Take both away again, and see that there is room."""
-    subprocess.run(["rm", "-rf", "/attacker/fill", "/attacker/names"], check=True)
-
-    def use() -> None:
-        with open("/attacker/room", "wb") as file:
-            file.write(bytes(1 << 20))
-        os.unlink("/attacker/room")
-
-    return {"write": _tried(use)}
-
-
-def files(given: dict[str, Any]) -> dict[str, str]:
-    """Descriptors: as many as a process gets, of four kinds, in eight processes at a time; held so many seconds."""
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    said, say = os.pipe()
-    until = time.monotonic() + given["seconds"]
-    kinds: tuple[Callable[[], object], ...] = (
-        lambda: os.open("/attacker/app.py", os.O_RDONLY),
-        lambda: os.eventfd(0),
-        os.pipe,
-        lambda: held.append(socket.socket()),
-    )
-    held: list[socket.socket] = []
-    for make in kinds * 2:
-        if os.fork() == 0:
-            count = 0
-            try:
-                while True:
-                    make()
-                    count += 1
-            except OSError as error:
-                os.write(say, f"{count} {_why(error)}\n".encode())
-            time.sleep(max(0.0, until - time.monotonic()))
-            os._exit(0)
-    os.close(say)
-    with os.fdopen(said) as lines:
-        words = lines.read().split("\n")
-    return {"limit": str(hard), "most": str(max(int(word.split()[0]) for word in words if word)), "said": str(words)}
-
-
-# --- how each is tried ----------------------------------------------------------------------------------------------
-
-
-def _call(number: int, *arguments: Any) -> None:
-    if libc.syscall(ctypes.c_long(number), *arguments) < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-
-
-def _why(error: OSError) -> str:
-    if isinstance(error, TimeoutError) and error.errno is None:
-        return "TIMEOUT"
-    return errno.errorcode.get(error.errno or 0, repr(error))
-
-
-def _tried(act: Callable[[], object]) -> str:
-    try:
-        act()
-    except OSError as error:
-        return _why(error)
-    return "ok"
-
-
-def _in_a_child(act: Callable[[], object]) -> str:
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.write(writer, _tried(act).encode())
-        finally:
-            os._exit(0)
-    os.close(writer)
-    said = os.read(reader, 256).decode()
-    os.close(reader)
-    _, end = os.waitpid(child, 0)
-    return said or f"ended by signal {os.WTERMSIG(end)}"
-
-
 def main() -> None:
     given = {} if sys.stdin is None or sys.stdin.isatty() else json.loads(sys.stdin.read() or "{}")
-    found = {name: globals()[name](given) for name in sys.argv[1:]}
+    probes = vars(network) | vars(hogs) | globals()
+    found = {name: probes[name](given) for name in sys.argv[1:]}
     json.dump(found, sys.stdout)
 
 
