@@ -175,10 +175,11 @@ class Link:
             async with asyncio.timeout(_SEND_SECONDS):
                 await channel.send(report)
             await reach(REPORT_SENT)
+            # Before the wait: what happens after a quiet moment, like an app that becomes healthy, is told at once.
+            await asyncio.sleep(REPORT_GAP_SECONDS + len(report.instances) * REPORT_GAP_PER_INSTANCE_SECONDS)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(REPORT_SECONDS):
                     await self._changed.wait()
-            await asyncio.sleep(REPORT_GAP_SECONDS + len(report.instances) * REPORT_GAP_PER_INSTANCE_SECONDS)
 
     async def _stream(self, request: OpenStream) -> None:
         """Serve one log or exec stream on a connection of its own. Its trouble is its own."""
