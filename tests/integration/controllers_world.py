@@ -16,6 +16,7 @@ from shellwego.control.controllers.deployments import DeploymentsController
 from shellwego.control.controllers.routes import RoutesController
 from shellwego.control.links.agents import AgentLinks
 from shellwego.control.links.edges import EdgeLinks
+from shellwego.control.links.reports import Told
 from shellwego.control.links.streams import Streams
 from shellwego.control.services import apps, deployments
 from shellwego.control.services.callers import Caller
@@ -80,11 +81,17 @@ class World:
     async def report(self, *states: tuple[InstanceRecord, InstanceState], **facts: object) -> None:
         """The node says so, under a new generation."""
         self.generation += 1
+        await self.report_again(NODE, Told(), *states, **facts)
+
+    async def report_again(
+        self, node: NodeId, told: Told, *states: tuple[InstanceRecord, InstanceState], **facts: object
+    ) -> None:
+        """A node says so, under the same generation, to a server that was told that much before."""
         seen = [
             InstanceReport(id=i.id, state=state.value, address="100.96.0.2", port=8080, **facts)  # type: ignore[arg-type]
             for i, state in states
         ]
-        await self.links._write(NODE, Report(generation=self.generation, instances=seen))
+        await self.links._write(node, Report(generation=self.generation, instances=seen), told)
 
     def controller_of_a_new_server(self) -> DeploymentsController:
         controller = DeploymentsController(self.store, asyncio.Event(), monotonic=self.monotonic)

@@ -253,7 +253,7 @@ class World:
         streams = Streams(new_stream_id=lambda: secrets.token_urlsafe(18))
         agents = AgentLinks(
             store, streams, cloud=self.cloud, on_connect=lambda node: assignments.forget(node),
-            on_heard=lambda instances: routes.heard(instances),
+            on_heard=lambda instances: routes.heard(instances), monotonic=self.loop.time,
         )  # fmt: skip
         self._links = agents
         edges = EdgeLinks(store, cloud=self.cloud)

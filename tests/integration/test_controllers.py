@@ -10,10 +10,12 @@ import pytest
 from tests.integration.controllers_world import CALLER, NODE, Published, World, a_world
 
 from shellwego.control.controllers.routes import WHOLE_LOOK_SECONDS
+from shellwego.control.links.reports import Told
 from shellwego.control.services import apps, deployments
+from shellwego.control.store.records import NodeRecord
 from shellwego.core.deployments import DeploymentState
 from shellwego.core.errors import Forbidden
-from shellwego.core.ids import AppId
+from shellwego.core.ids import AppId, NodeId
 from shellwego.core.instances import InstanceGoal, InstanceState
 from shellwego.protocol import public
 
@@ -269,6 +271,25 @@ async def test_a_node_that_calls_a_wanted_instance_gone_is_not_believed(world: W
     [instance] = await world.instances()
     await world.report((instance, InstanceState.STOPPED))
     assert [i.id for i in await world.instances()] == [instance.id]
+
+
+async def test_what_changed_since_the_last_report_is_written_and_only_for_its_own_node(world: World) -> None:
+    """Most of a report says again what is written; what does not is looked at as carefully as a first report."""
+    await world.deploy("blog", replicas={"web": 2})
+    await world.settle()
+    one, other = await world.instances()
+    well = [(one, InstanceState.HEALTHY), (other, InstanceState.HEALTHY)]
+    told, told_by_a_stranger = Told(), Told()
+    stranger = NodeId("nod_bbbbbbbbbbbbbbbbbbbb")
+    async with world.store.writing() as work:
+        await work.nodes.ensure(NodeRecord(stranger, "stranger", work.now, last_seen_at=work.now))
+    await world.report_again(NODE, told, *well)
+    await world.report_again(stranger, told_by_a_stranger, *well)
+    await world.report_again(stranger, told_by_a_stranger, (one, InstanceState.BACKOFF), well[1])
+    assert {i.state for i in await world.instances()} == {InstanceState.HEALTHY}
+    await world.report_again(NODE, told, well[0], (other, InstanceState.BACKOFF), reason="exit code 1")
+    states = {i.id: (i.state, i.reason) for i in await world.instances()}
+    assert states == {one.id: (InstanceState.HEALTHY, "exit code 1"), other.id: (InstanceState.BACKOFF, "exit code 1")}
 
 
 @pytest.mark.parametrize("image", ["127.0.0.1:5000/x:1", "localhost/x", "api.localhost:80/x"])

@@ -8,11 +8,13 @@ the only writer of what its instances do. What leaves (assignments, requests for
 from __future__ import annotations
 
 import datetime as dt
+import time
 from collections.abc import Callable, Collection
 from typing import Any
 
 import structlog
 
+from shellwego.control.links.reports import Told
 from shellwego.control.links.streams import Streams
 from shellwego.control.store.records import InstanceRecord, NodeRecord
 from shellwego.control.store.unit_of_work import Store, UnitOfWork
@@ -56,9 +58,10 @@ class AgentLinks:
         cloud: str,
         on_connect: Callable[[NodeId], None],
         on_heard: Callable[[Collection[InstanceId]], None] = lambda _: None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store, self._streams, self._cloud = store, streams, cloud
-        self._on_connect, self._on_heard = on_connect, on_heard
+        self._on_connect, self._on_heard, self._monotonic = on_connect, on_heard, monotonic
         self._links: dict[NodeId, Channel] = {}
         self._seen: dict[NodeId, int] = {}
 
@@ -85,6 +88,7 @@ class AgentLinks:
             await before.close()
         log.info("agent.connected", node=node, version=hello.version, generation=hello.generation)
         self._on_connect(node)
+        told = Told()
         try:
             while True:
                 message = await channel.receive()
@@ -95,7 +99,7 @@ class AgentLinks:
                         await reach(_REPORT_ARRIVED)
                         self._seen[node] = max(self._seen.get(node, 0), message.generation)
                         try:
-                            await self._write(node, message)
+                            await self._write(node, message, told)
                         except (Unavailable, DiskFull) as error:
                             # A report is whole and comes again; nothing is lost by waiting for the next.
                             log.warning("agent.report_not_written", node=node, error=str(error))
@@ -152,20 +156,38 @@ class AgentLinks:
             # The next heartbeat comes in seconds, and a database that is away is no reason to drop the agent.
             log.warning("agent.heartbeat_not_written", node=node, error=str(error))
 
-    async def _write(self, node: NodeId, report: Report) -> None:
+    async def _write(self, node: NodeId, report: Report, told: Told) -> None:
+        now = self._monotonic()
+        news = told.news(report, now)
         async with self._store.writing() as work:
-            known = {i.id: i for i in await work.for_the_cloud().instances.on_node(node)}
-            heard = []
-            for seen in report.instances:
-                instance = known.get(InstanceId(seen.id))
-                if instance is not None and report.generation >= instance.generation:
-                    await _observe(work, instance, seen, report.generation)
-                    heard.append(instance.id)
-            unclaimed = tuple(sorted(set(report.unclaimed) - set(known)))
-            if unclaimed != (await work.nodes.get(node)).unclaimed:
-                await work.emit("node.unclaimed", subject=node, payload={"instances": list(unclaimed)})
-            await work.nodes.update(node, last_seen_at=work.now, unclaimed=unclaimed)
+            instances = work.for_the_cloud().instances
+            changes: dict[str, Any] = {"last_seen_at": work.now}
+            if news is None:
+                known = await instances.on_node(node)
+                changes["unclaimed"] = tuple(sorted(set(report.unclaimed) - {i.id for i in known}))
+                if changes["unclaimed"] != (await work.nodes.get(node)).unclaimed:
+                    payload = {"instances": list(changes["unclaimed"])}
+                    await work.emit("node.unclaimed", subject=node, payload=payload)
+            else:
+                known = await instances.some_on_node(node, [InstanceId(seen.id) for seen in news])
+            heard = await _observe_all(work, known, report.instances if news is None else news, report.generation)
+            await work.nodes.update(node, **changes)
+        told.is_written(report, now, whole=news is None)
         self._on_heard(heard)
+
+
+async def _observe_all(
+    work: UnitOfWork, known: Collection[InstanceRecord], reports: Collection[InstanceReport], generation: int
+) -> list[InstanceId]:
+    """Write what was seen of those that we know. The ids of those of which it counts."""
+    by_id = {instance.id: instance for instance in known}
+    heard = []
+    for seen in reports:
+        instance = by_id.get(InstanceId(seen.id))
+        if instance is not None and generation >= instance.generation:
+            await _observe(work, instance, seen, generation)
+            heard.append(instance.id)
+    return heard
 
 
 async def _observe(work: UnitOfWork, before: InstanceRecord, seen: InstanceReport, generation: int) -> None:

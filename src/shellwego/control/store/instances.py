@@ -66,6 +66,13 @@ class InstanceRepository(Repository[InstanceRecord]):
             self._living().where(_instances.c.node == node).order_by(_instances.c.created_at, _instances.c.id)
         )
 
+    async def some_on_node(self, node: NodeId, ids: Collection[InstanceId]) -> list[InstanceRecord]:
+        """Those living ones of a node that have these ids."""
+        if not ids:
+            return []
+        statement = self._prepared("some on node", self._some_on_node)
+        return await self._all(statement, of_node=node, sought=list(ids))
+
     async def ids_of_deployment(self, deployment: DeploymentId) -> list[InstanceId]:
         """Those that it made, gone ones too."""
         statement = sa.select(_instances.c.id).where(self._mine(), _instances.c.deployment == deployment)
@@ -101,3 +108,7 @@ class InstanceRepository(Repository[InstanceRecord]):
     def _of_apps(self) -> sa.Select[Any]:
         of_apps = _instances.c.app.in_(sa.bindparam("sought", expanding=True))
         return self._living().where(of_apps).order_by(_instances.c.created_at, _instances.c.id)
+
+    def _some_on_node(self) -> sa.Select[Any]:
+        sought = _instances.c.id.in_(sa.bindparam("sought", expanding=True))
+        return self._living().where(_instances.c.node == sa.bindparam("of_node"), sought)
