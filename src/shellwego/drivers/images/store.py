@@ -7,7 +7,8 @@ One directory, shared by server and agent, each with a store object of its own:
     images/HEX.json      what is known of an image (records.py)      names/  pins/  beside it
     rootfs/CHAIN         an unpacked image, or its lower layers (trees.py); the name appears when it is complete
     unsettled/CHAIN      it would not survive the next mount of the disk (settled.py)
-    unpacking/CHAIN.x    one on its way           trash/  on its way out           locks/  who is at work
+    unpacking/CHAIN.x    one on its way, or linked ahead for the next image (ahead.py)
+    trash/               on its way out                                   locks/  who is at work
 
 So a crash at any instruction leaves whole things with names and half ones without. The directory is closed to
 everyone but root: images hold setuid programs.
