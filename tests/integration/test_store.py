@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import datetime as dt
 import sqlite3
 
@@ -173,12 +174,14 @@ async def test_states_move_only_as_the_tables_allow(store):
             await cloud.deployments.move(asked.id, DeploymentState.ROLLING)
         one = InstanceRecord(InstanceId(work.new_id("instance")), blog.organisation, blog.id, made.id, "web", work.now)
         await cloud.instances.add(one)
-        assert (await cloud.instances.observe(one.id, InstanceState.HEALTHY)).state is InstanceState.HEALTHY
+        well = await cloud.instances.observe(one, InstanceState.HEALTHY, reason="", last_lines=("on", "2 lines"))
+        assert well == dataclasses.replace(one, state=InstanceState.HEALTHY, last_lines=("on", "2 lines"))
+        assert await cloud.instances.observe(one, InstanceState.BACKOFF) is None, "somebody has moved it meanwhile"
         await cloud.instances.set_goal(one.id, InstanceGoal.STOP)
         with pytest.raises(Conflict):
             await cloud.instances.set_goal(one.id, InstanceGoal.RUN)
-        await cloud.instances.observe(one.id, InstanceState.STOPPED, removed_at=work.now)
-        assert await cloud.instances.observe(one.id, InstanceState.HEALTHY) is None
+        gone = await cloud.instances.observe(well, InstanceState.STOPPED, removed_at=work.now)
+        assert await cloud.instances.observe(gone, InstanceState.HEALTHY) is None
         assert await cloud.instances.living() == []
         with pytest.raises(TypeError, match="immutable"):
             await cloud.releases.update(made.id, image="other")

@@ -217,7 +217,7 @@ async def _observe(work: UnitOfWork, before: InstanceRecord, seen: InstanceRepor
         changes["removed_at"] = work.now
     if before.state is state and all(getattr(before, name) == value for name, value in changes.items()):
         return
-    after = await work.for_the_cloud().instances.observe(before.id, state, observed_at=work.now, **changes)
+    after = await work.for_the_cloud().instances.observe(before, state, observed_at=work.now, **changes)
     if after is not None and (before.state is not state or before.address != after.address):
         await work.emit(
             f"instance.{state.value}",

@@ -13,6 +13,9 @@ WHOLE_SECONDS = 5.0
 At the latest after this all are looked at again: what we know of an instance is also changed by others than its agent.
 """
 
+MOST_NEWS = 100
+"""With more than these, one question for all of a node's instances is as good as one for each number of them."""
+
 
 class Told:
     """What one agent has told on one connection, and is written down."""
@@ -33,7 +36,8 @@ class Told:
             or now - self._whole_at >= WHOLE_SECONDS
         ):
             return None
-        return [seen for seen in report.instances if self._known.get(seen.id) != seen]
+        news = [seen for seen in report.instances if self._known.get(seen.id) != seen]
+        return news if len(news) <= MOST_NEWS else None
 
     def is_written(self, report: Report, now: float, *, whole: bool) -> None:
         """Call this when all that was news has been committed, and not before: what is lost must be news again."""

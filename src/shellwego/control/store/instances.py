@@ -32,15 +32,17 @@ class InstanceRepository(Repository[InstanceRecord]):
             raise Conflict(f"Instance {id} should {now.goal.value}; it can't be told to {goal.value} again.")
         return await self.update(id, goal=goal, **changes)
 
-    async def observe(self, id: InstanceId, state: InstanceState, **seen: Any) -> InstanceRecord | None:
+    async def observe(self, before: InstanceRecord, state: InstanceState, **seen: Any) -> InstanceRecord | None:
         """
-        Write what its node saw. None, and nothing written, for an unknown instance and for a move that isn't allowed:
-        a late report may not bring back what is gone.
+        Write what its node saw. None, and nothing written, for an instance that is not in the state that it was in
+        `before`, and for a move that isn't allowed: a late report may not bring back what is gone.
         """
-        now = await self.find(id)
-        if now is None or not may_move(now.state, state):
+        if not may_move(before.state, state):
             return None
-        return await self.update(id, state=state, **seen)
+        changes = {"state": state, **seen}
+        statement = self._prepared(f"observe {' '.join(sorted(changes))}", lambda: self._observe(changes))
+        given = {f"new_{name}": value for name, value in changes.items()}
+        return await self._one(statement, sought=before.id, was=before.state, **given)
 
     async def living(self) -> list[InstanceRecord]:
         return await self._all(self._living().order_by(_instances.c.created_at, _instances.c.id))
@@ -112,3 +114,9 @@ class InstanceRepository(Repository[InstanceRecord]):
     def _some_on_node(self) -> sa.Select[Any]:
         sought = _instances.c.id.in_(sa.bindparam("sought", expanding=True))
         return self._living().where(_instances.c.node == sa.bindparam("of_node"), sought)
+
+    def _observe(self, changes: Collection[str]) -> sa.Executable:
+        values = {name: sa.bindparam(f"new_{name}", type_=_instances.c[name].type) for name in changes}
+        was = _instances.c.state == sa.bindparam("was", type_=_instances.c.state.type)
+        here = _instances.c.id == sa.bindparam("sought")
+        return sa.update(_instances).where(here, was, self._mine()).values(values).returning(*self.columns)

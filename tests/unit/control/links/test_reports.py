@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from shellwego.control.links.reports import WHOLE_SECONDS, Told
+from shellwego.control.links.reports import MOST_NEWS, WHOLE_SECONDS, Told
 from shellwego.protocol.messages import InstanceReport, Report
 
 WELL = InstanceReport(id="ins_a", state="healthy")
@@ -51,3 +51,12 @@ def test_every_few_seconds_all_are_looked_at(told: Told) -> None:
         assert told.news(FIRST, at) == []
         told.is_written(FIRST, at, whole=False)
     assert told.news(FIRST, 100.0 + WHOLE_SECONDS) is None
+
+
+def test_when_much_changed_all_are_looked_at() -> None:
+    told = Told()
+    many = [InstanceReport(id=f"ins_{number}", state="healthy") for number in range(2 * MOST_NEWS)]
+    told.is_written(Report(generation=3, instances=many), 100.0, whole=True)
+    ended = [msgspec.structs.replace(seen, state="backoff") for seen in many]
+    assert told.news(Report(generation=3, instances=ended[:MOST_NEWS] + many[MOST_NEWS:]), 101.0) == ended[:MOST_NEWS]
+    assert told.news(Report(generation=3, instances=ended[: MOST_NEWS + 1] + many[MOST_NEWS + 1 :]), 101.0) is None
