@@ -121,12 +121,15 @@ class TestExec:
         person = Person(session)
         await person.reads(b"next> ")
         # The quotes tell what a command says from the echo of what was typed.
-        await session.write_stdin(b"sh -c 'echo be\"\"gun; exec sleep 1000'\r")
+        await session.write_stdin(b"sh -c 'echo be\"\"gun; exec cat'\r")
         await person.reads(b"begun")
         await session.write_stdin(b"\x1a")
         await person.reads(b"Stopped", b"next> ")
         await session.write_stdin(b"fg\r")
         await person.reads(b"fg", b"sh -c")
+        # Its second time is the program's: it has the terminal again, and not the shell any more.
+        await session.write_stdin(b"here\r")
+        await person.reads(b"here", b"here")
         await session.write_stdin(b"\x03")
         await person.reads(b"next> ")
         await session.write_stdin(b'echo ended with $?; echo in be""tween > /dev/tty; cat\r')

@@ -72,15 +72,7 @@ def test_killed_at_every_step_of_its_first_start(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("together", [False, True], ids=["alone", "together"])
-@pytest.mark.parametrize(
-    "story",
-    [
-        "deploy",
-        pytest.param("another app", marks=pytest.mark.long),
-        pytest.param("illness", marks=pytest.mark.long),
-        pytest.param("build", marks=pytest.mark.long),
-    ],
-)
+@pytest.mark.parametrize("story", ["deploy", "another app", "illness", "build"])
 def test_killed_at_every_step(stage: Stage, story: str, together: bool) -> None:
     """No request fails, the story comes to its right end, nothing is left behind."""
     points = points_of(story)
@@ -134,7 +126,6 @@ def test_the_proxy_killed_at_every_step_of_a_route_change(stage: Stage) -> None:
     assert reached
 
 
-@pytest.mark.long
 def test_killed_at_every_step_of_its_end(stage: Stage) -> None:
     """Ctrl-C, cut off again and again: what is left is ended by the next try, and all comes back afterwards."""
     cloud, points = stage.cloud, points_of("down")
