@@ -25,7 +25,7 @@ SECONDS = 1.0
 SETTLE_SECONDS = 0.2
 NEIGHBOUR = "built-node"
 # All stay at their limit and live on: one that ends of it is started again later, and is away for most of the time.
-_FORK = "import os\nwhile True:\n try:\n  if os.fork() == 0: os.execv('/bin/sleep', ['sleep', '1000'])\n except OSError: pass"
+_FORK = "import os\nwhile True:\n try:\n  if os.fork() == 0: os.execlp('sleep', 'sleep', '999')\n except OSError: pass"
 _ALLOCATE = "while True: a = None; a = bytearray(90 << 20)"
 _OPEN = "import os\nf=[]\nwhile True:\n try: f.append(os.open('/dev/null',0))\n except OSError: pass"
 HOGS = {
