@@ -73,6 +73,7 @@ def create_api(parts: ApiParts) -> FastAPI:
     api.add_middleware(
         Shell,
         settings=parts.settings,
+        random_bytes=parts.random_bytes,
         registry=api.state.registry,
     )
     made: dict[str, Any] = {}

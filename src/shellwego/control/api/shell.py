@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import time
 import traceback
+from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -18,7 +19,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shellwego.control.api import problems
 from shellwego.control.api.parts import ApiSettings
 from shellwego.core.errors import ShellWeGoError, TooLarge
-from shellwego.kit.entropy import entropy
 
 log = structlog.get_logger()
 
@@ -39,8 +39,8 @@ _API_HEADERS = (
 class Shell:
     """Wraps the application."""
 
-    def __init__(self, app: ASGIApp, *, settings: ApiSettings, registry: CollectorRegistry) -> None:
-        self._app, self._settings = app, settings
+    def __init__(self, app: ASGIApp, *, settings: ApiSettings, random_bytes: Any, registry: CollectorRegistry) -> None:
+        self._app, self._settings, self._random_bytes = app, settings, random_bytes
         labels = ("method", "route", "status")
         self._requests = Counter("shellwego_api_requests", "Answered requests.", labels, registry=registry)
         self._seconds = Histogram(
@@ -89,7 +89,7 @@ class Shell:
     def _request_id(self, scope: Scope) -> str:
         """The client's own, if it is harmless to log, or a new one."""
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        return str(given.decode()) if _REQUEST_ID.fullmatch(given) else entropy(8).hex()
+        return str(given.decode()) if _REQUEST_ID.fullmatch(given) else str(self._random_bytes(8).hex())
 
     def _limit(self, scope: Scope) -> int:
         is_upload = scope["method"] == "POST" and _UPLOAD.fullmatch(scope["path"]) is not None

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import secrets
 from collections.abc import AsyncIterator, Callable, Collection, Hashable, Mapping
 from typing import Any, Generic, TypeVar
 
@@ -39,7 +40,6 @@ from shellwego.control.store.sources import SourceRepository
 from shellwego.control.store.tokens import SessionRepository, TokenRepository
 from shellwego.core.ids import OrganisationId, RandomBytes, new_id
 from shellwego.kit.clock import Clock, utc_now
-from shellwego.kit.entropy import entropy
 from shellwego.kit.faults import fault_point, reach
 
 _BEFORE_COMMIT = fault_point("server.store.before_commit")
@@ -142,7 +142,7 @@ class UnitOfWork(_Scoped):
 class Store:
     """The database of one cloud, as units of work."""
 
-    def __init__(self, url: str, *, clock: Clock = utc_now, random_bytes: RandomBytes = entropy) -> None:
+    def __init__(self, url: str, *, clock: Clock = utc_now, random_bytes: RandomBytes = secrets.token_bytes) -> None:
         self.database = Database(url)
         self._clock, self._random_bytes = clock, random_bytes
         self._listeners: list[Listener] = []
