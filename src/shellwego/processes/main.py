@@ -19,12 +19,17 @@ _YOUNG_OBJECTS = 100_000
 
 
 def main() -> None:
+    usual = gc.get_threshold()
     gc.set_threshold(_YOUNG_OBJECTS)
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "1")  # Also for the processes that `up` starts.
     _leave_out("httpx._main")
     if sys.argv[1:2] and sys.argv[1] in PROCESSES:
         _leave_out("rich")  # structlog would import it to colour what nobody's terminal shows.
-        importlib.import_module(f"shellwego.processes.{sys.argv[1]}").main(sys.argv[2:])
+        process = importlib.import_module(f"shellwego.processes.{sys.argv[1]}")
+        # What was imported is here to stay: the collector need not look at it again, so it can come as usual.
+        gc.freeze()
+        gc.set_threshold(*usual)
+        process.main(sys.argv[2:])
     else:
         importlib.import_module("shellwego.processes.commands").main()
 
