@@ -210,8 +210,9 @@ class BuildsController:
         self, deployment: DeploymentRecord, source: SourceRecord, context: Path, out: _BuildLog
     ) -> tuple[Resolved, Found]:
         request: Mapping[str, Any] = deployment.request.get("build") or {}
+        trusted = bool(request.get("trusted"))
         preparing = self._tasks.create_task(
-            self._prepare_builder(deployment, trusted=bool(request.get("trusted"))), name=f"builder {deployment.id}"
+            self._prepare_builder(deployment, trusted=trusted), name=f"builder {deployment.id}"
         )
         try:
             await self._unpack(self._places.sources / source.path, source.sha256, context)
@@ -235,7 +236,7 @@ class BuildsController:
                 build_args=arguments,
                 secrets={name: value.encode() for name, value in options.get("build_secrets", {}).items()},
                 target=request.get("target"),
-                trusted=bool(request.get("trusted")),
+                trusted=trusted,
                 no_cache=bool(request.get("no_cache")),
                 limits=self._limits,
             ),
@@ -247,8 +248,10 @@ class BuildsController:
         """While the source is unpacked. What goes wrong goes wrong in the build again, which can say so."""
         try:
             await self._builder.prepare(deployment.organisation, trusted=trusted, limits=self._limits)
-        except Exception as error:  # Not even a bug of ours may end the tasks of everybody, which it would here.
+        except (ShellWeGoError, OSError) as error:
             log.info("builder.not_prepared", deployment=deployment.id, why=repr(error))
+        except Exception:  # Not even a bug of ours may end the tasks of everybody, which it would here.
+            log.exception("builder.preparing_broke", deployment=deployment.id)
 
 
 OWN_BASE = "shellwego/base-"
