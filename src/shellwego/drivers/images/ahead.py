@@ -59,14 +59,16 @@ class Ahead:
             return None
         # A marker that clean-up took while this was made would have told nobody of what the disk failed to keep.
         is_marked = (self._unsettled.markers / path.name).exists()
-        if not (is_marked and self._unsettled.is_trusted(path.name)):
-            self._collector.discard(path)
         try:
-            path.rename(new)
+            if is_marked and self._unsettled.is_trusted(path.name):
+                path.rename(new)
+                return begun
+            self._collector.discard(path)
         except FileNotFoundError:
-            begun = None
-        self._unsettled.withdraw(path.name)
-        return begun
+            pass  # Clean-up took it.
+        finally:
+            self._unsettled.withdraw(path.name)
+        return None
 
     async def make(self, is_usable: Callable[[str], bool]) -> None:
         """Copy what is likely and not ready, and nothing else stays. What can't be copied isn't."""
