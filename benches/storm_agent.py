@@ -10,12 +10,11 @@ import contextlib
 import sys
 from pathlib import Path
 
-from tests.integration.model_world import Edge, Images, Network, Runtime
+from tests.integration.model_world import CursedRuntime, Edge, Images, Network
 
 from shellwego.agent.node import Agent, AgentSettings, Drivers
 from shellwego.drivers.images.port import StoredImage
 from shellwego.drivers.kms.fake import FakeKms
-from shellwego.drivers.runtime.port import Workload
 from shellwego.kit.supervise import forever
 
 LOOK_SECONDS = 0.1
@@ -28,17 +27,8 @@ class OneImage(Images):
         return await super().ensure("registry/good:1")
 
 
-class Cursable(Runtime):
-    cursed = False
-
-    async def ensure_running(self, workload: Workload) -> None:
-        await super().ensure_running(workload)
-        if self.cursed:
-            self.crash(workload.id, 1)
-
-
 async def main(directory: Path, socket: Path, switch: Path) -> None:
-    runtime, network = Cursable(), Network()
+    runtime, network = CursedRuntime(), Network()
     network.runtime = runtime
     agent = Agent(
         AgentSettings(directory=directory, control_socket=socket, name="storm"),
@@ -48,9 +38,7 @@ async def main(directory: Path, socket: Path, switch: Path) -> None:
     async def curse() -> None:
         while not switch.exists():  # noqa: ASYNC110 - a file sets no event
             await asyncio.sleep(LOOK_SECONDS)
-        runtime.cursed = True
-        for id in list(runtime.running):
-            runtime.crash(id, 1)
+        runtime.curse()
 
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(agent.run())

@@ -113,6 +113,22 @@ class Runtime(FakeRuntime):
         return set(self._sandboxes)
 
 
+class CursedRuntime(Runtime):
+    """All runs well until `curse`: then it ends, and ends whenever it is started again."""
+
+    cursed = False
+
+    def curse(self) -> None:
+        self.cursed = True
+        for id in list(self.running):
+            self.crash(id, 1)
+
+    async def ensure_running(self, workload: Workload) -> None:
+        await super().ensure_running(workload)
+        if self.cursed:
+            self.crash(workload.id, 1)
+
+
 class Network(FakeNetwork):
     """Dialling reaches what the runtime runs at that address, if it listens."""
 
