@@ -22,21 +22,25 @@ import httpx
 from tests.images import busybox_layout
 from tests.registry import running_registry
 
-from benches.measure import cpu_seconds, until
+from benches.measure import cpu_seconds, first_200
 from benches.peers import PROXY_CPU
 from benches.results import Row, ms
 from benches.world import Bench, api_environment
+from shellwego.client import TokenCredential, connect
+from shellwego.core.apps import AppStatus
 from shellwego.kit.ports import free_ports
 from shellwego.processes.cloud import Cloud, ensure_cloud
+from shellwego.protocol.public import DeploymentCreate, ResourceAmounts
 
 APPS = 1000
 AIM = 1.2
 SECONDS = 30
 PAUSE_SECONDS = 0.02
 AT_ONCE = 8
+DEPLOYED_SECONDS = 900
 SETTLED_SECONDS = 120
 """After the fifth failure in a row, everybody's pause is the longest: a minute."""
-RESOURCES = {"memory_mib": 16, "cpu_millis": 10, "pids": 16, "disk_mib": 16}
+RESOURCES = ResourceAmounts(memory_mib=16, cpu_millis=10, pids=16, disk_mib=16)
 
 
 def run(bench: Bench) -> list[Row]:
@@ -47,14 +51,14 @@ async def _run(bench: Bench) -> list[Row]:
     apps = APPS // 10 if bench.quick else APPS
     directory = bench.directory / "storm"
     (directory / "registry").mkdir(parents=True)
-    async with _server(bench, directory) as (cloud, server, http):
+    async with _server(bench, directory) as (cloud, server, token, http):
         with running_registry(directory / "registry") as registry:
             switch = directory / "switch"
             command = ("-m", "benches.storm_agent", directory / "node", cloud.control_socket, switch)
             bench.spawn((sys.executable, *command), output="storm-agent", env=api_environment())
             image = registry.push(busybox_layout(directory / "layout", cmd=("serve",)), "good:1")
             bench.say(f"deploying {apps} apps")
-            await _deploy(http, apps, image)
+            await _deploy(cloud, token, apps, image)
         seconds = SECONDS // 3 if bench.quick else SECONDS
         visitor = _Visitor(http, server.pid)
         await visitor.visit(3)  # Warm.
@@ -90,17 +94,17 @@ async def _run(bench: Bench) -> list[Row]:
 @contextlib.asynccontextmanager
 async def _server(
     bench: Bench, directory: Path
-) -> AsyncIterator[tuple[Cloud, subprocess.Popen[bytes], httpx.AsyncClient]]:
+) -> AsyncIterator[tuple[Cloud, subprocess.Popen[bytes], str, httpx.AsyncClient]]:
     (port,) = free_ports(1)
     cloud = ensure_cloud(directory / "cloud", domain="bench.test", api_port=port)
-    cloud.make_directories()
     command = (sys.executable, "-m", "shellwego.processes.main", "server", "--data-dir", cloud.data)
     process = bench.spawn(command, cpu=PROXY_CPU, output="storm-server", env=api_environment())
     bench.own.callback(_clear, cloud)
-    await until(cloud.admin_token.exists, "the server has begun")
-    bearer = {"Authorization": f"Bearer {cloud.admin_token.read_text().strip()}"}
+    await first_200(port, "localhost", "/metrics")
+    token = cloud.admin_token.read_text().strip()
+    bearer = {"Authorization": f"Bearer {token}"}
     async with httpx.AsyncClient(base_url=cloud.api_url, headers=bearer, timeout=60) as http:
-        yield cloud, process, http
+        yield cloud, process, token, http
 
 
 def _clear(cloud: Cloud) -> None:
@@ -110,43 +114,22 @@ def _clear(cloud: Cloud) -> None:
         cloud.run.rmdir()
 
 
-async def _deploy(http: httpx.AsyncClient, apps: int, image: str) -> None:
-    numbers = iter(range(apps))
+async def _deploy(cloud: Cloud, token: str, apps: int, image: str) -> None:
+    names = iter([f"storm-{number}" for number in range(apps)])
+    body = DeploymentCreate(image=image, resources=RESOURCES)
+    async with connect(cloud.api_url, TokenCredential(token)) as client:
 
-    async def deploy_some() -> None:
-        for number in numbers:
-            name = f"storm-{number}"
-            await _post(http, "/v1/apps", {"name": name})
-            await _post(http, f"/v1/apps/{name}/deployments", {"image": image, "resources": RESOURCES})
+        async def deploy_some() -> None:
+            for name in names:
+                await client.apps.create(name)
+                await client.deployments.create(name, body, idempotency_key=name)
 
-    async with asyncio.TaskGroup() as tasks:
-        for _ in range(AT_ONCE):
-            tasks.create_task(deploy_some())
-    deadline = time.monotonic() + 900
-    while True:
-        apps_running, cursor = 0, ""
-        while True:
-            page = (await http.get(f"/v1/apps?limit=100{cursor}")).raise_for_status().json()
-            apps_running += sum(item["status"] == "running" for item in page["items"])
-            if not page.get("next_cursor"):
-                break
-            cursor = f"&cursor={page['next_cursor']}"
-        if apps_running == apps:
-            return
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{apps_running} of {apps} apps run")
-        await asyncio.sleep(2)
-
-
-async def _post(http: httpx.AsyncClient, path: str, body: object) -> None:
-    while True:
-        try:
-            answer = await http.post(path, json=body)
-        except httpx.ConnectError:  # It has written the token and doesn't listen yet.
-            await asyncio.sleep(0.1)
-            continue
-        answer.raise_for_status()
-        return
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(AT_ONCE):
+                tasks.create_task(deploy_some())
+        async with asyncio.timeout(DEPLOYED_SECONDS):
+            while not all([app.status is AppStatus.RUNNING async for app in client.apps.list()]):  # noqa: ASYNC110
+                await asyncio.sleep(2)
 
 
 @dataclass(frozen=True, slots=True)
