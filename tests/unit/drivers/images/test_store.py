@@ -7,29 +7,20 @@ import errno
 import json
 import os
 import sys
-import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from tests.images import Layer, gzip_layer, tar_of, write_layout
+from tests.images import gzip_layer, tar_of, write_layout
 from tests.scripted_registry import Answer, Request, ScriptedRegistry
+from tests.unit.drivers.images.stores import PATIENCE, contents
 
 from shellwego.core.errors import ImageNotFound, ImageRefused
-from shellwego.drivers.images import trees
-from shellwego.drivers.images.limits import Patience
-from shellwego.drivers.images.locks import locked, try_lock, unlock
 from shellwego.drivers.images.manifest import digest_of
 from shellwego.drivers.images.port import Resolved
 from shellwego.drivers.images.store import DirectoryImageStore
-from shellwego.drivers.images.threads import in_thread
-from shellwego.drivers.images.unpack import CannotLink
 from shellwego.kit.faults import declared_points
-
-PATIENCE = Patience(attempts=2, first_wait_seconds=0.01)
-PARTS = ("blobs/sha256", "rootfs", "images", "names", "pins", "partial", "unpacking", "trash")
 
 
 @pytest.fixture
@@ -42,15 +33,6 @@ async def registry() -> AsyncIterator[ScriptedRegistry]:
 def layout(tmp_path: Path) -> Path:
     layers = [gzip_layer(tar_of({"base": "base", "gone": "x"})), gzip_layer(tar_of({"said": "hello", ".wh.gone": ""}))]
     return write_layout(tmp_path / "layout", layers, cmd=("/said",))
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> DirectoryImageStore:
-    return DirectoryImageStore(tmp_path / "store", patience=PATIENCE)
-
-
-def contents(store: Path, *parts: str) -> list[str]:
-    return [f"{part}/{path.name}" for part in parts or PARTS for path in (store / part).iterdir()]
 
 
 def assert_sound(store: Path) -> None:
@@ -315,62 +297,6 @@ async def test_a_layer_that_the_disk_did_not_keep_is_fetched_again(
     assert (await store.ensure(f"{registry.address}/app:1")).rootfs.is_dir()
 
 
-# What is unpacked already.
-
-
-def release(directory: Path, number: int, *below: Layer) -> Path:
-    return write_layout(directory / f"r{number}", [*below, gzip_layer(tar_of({"said": f"release {number}"}))])
-
-
-async def test_a_new_last_layer_unpacks_that_layer_alone(store: DirectoryImageStore, tmp_path: Path) -> None:
-    """A changed line of code must not cost the unpacking of a whole Python."""
-    below = [gzip_layer(tar_of({"python": "large"})), gzip_layer(tar_of({"packages": "many"}))]
-    first = await store.ensure((await store.import_layout(release(tmp_path, 1, *below))).digest)
-    second = await store.ensure((await store.import_layout(release(tmp_path, 2, *below))).digest)
-    for shared in ("python", "packages"):
-        assert (first.rootfs / shared).samefile(second.rootfs / shared)
-    assert (first.rootfs / "said").read_text() == "release 1"
-    assert (second.rootfs / "said").read_text() == "release 2"
-    await store.collect_garbage([second.digest])
-    assert not first.rootfs.exists()
-    third = await store.ensure((await store.import_layout(release(tmp_path, 3, *below))).digest)
-    assert (second.rootfs / "packages").samefile(third.rootfs / "packages")
-    await store.collect_garbage([])
-    assert contents(tmp_path / "store") == []
-
-
-async def test_what_images_have_in_common_is_unpacked_once(store: DirectoryImageStore, tmp_path: Path) -> None:
-    """Every app stands on one of a few bases; and a build step after the source makes two new layers, not one."""
-    base = gzip_layer(tar_of({"python": "large"}))
-    await store.import_layout(write_layout(tmp_path / "base", [base]), name="base/python")
-    images = []
-    for app in ("one", "two"):
-        steps = [gzip_layer(tar_of({step: f"{step} of {app}"})) for step in ("packages", "source", "built")]
-        layout = write_layout(tmp_path / app, [base, *steps])
-        images.append(await store.ensure((await store.import_layout(layout)).digest))
-    assert (images[0].rootfs / "python").samefile(images[1].rootfs / "python")
-    assert (images[1].rootfs / "built").read_text() == "built of two"
-
-
-async def test_where_files_can_have_one_name_only_images_are_unpacked_whole(
-    store: DirectoryImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A file system's limit on links must not be the end of an app's releases."""
-    below = gzip_layer(tar_of({"python": "large"}))
-    await store.ensure((await store.import_layout(release(tmp_path, 1, below))).digest)
-    real = trees.unpack
-
-    async def unlinkable(*args: Any, base: Path | None = None, **more: Any) -> None:
-        if base is not None:
-            await real(*args, base=base, **more)
-            raise CannotLink("too many links")
-        await real(*args, **more)
-
-    monkeypatch.setattr(trees, "unpack", unlinkable)
-    image = await store.ensure((await store.import_layout(release(tmp_path, 2, below))).digest)
-    assert {path.name: path.stat().st_nlink for path in image.rootfs.iterdir()} == {"python": 1, "said": 1}
-
-
 # Damage.
 
 
@@ -514,53 +440,3 @@ async def test_a_store_is_closed_to_other_users(store: DirectoryImageStore, tmp_
 async def test_an_image_without_layers_is_an_empty_directory(store: DirectoryImageStore, tmp_path: Path) -> None:
     found: Resolved = await store.import_layout(write_layout(tmp_path / "empty", []))
     assert list((await store.ensure(found.digest)).rootfs.iterdir()) == []
-
-
-# Locks and threads.
-
-
-async def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
-    path = tmp_path / "lock"
-    first = try_lock(path)
-    assert first is not None
-    assert try_lock(path) is None
-    waiting = asyncio.ensure_future(hold(path))
-    await asyncio.sleep(0)
-    assert not waiting.done()
-    unlock(first, path)
-    async with asyncio.timeout(5):
-        await waiting
-    assert not path.exists()
-
-
-async def hold(path: Path) -> None:
-    async with locked(path):
-        assert try_lock(path) is None
-
-
-async def test_a_cancelled_caller_waits_for_its_thread() -> None:
-    """Otherwise the thread writes into whatever file has that descriptor next."""
-    steps: list[str] = []
-    started, go_on = asyncio.Event(), threading.Event()
-    loop = asyncio.get_running_loop()
-
-    def work() -> None:
-        loop.call_soon_threadsafe(started.set)
-        go_on.wait(10)
-        steps.append("thread")
-
-    async def caller() -> None:
-        try:
-            await in_thread(work)
-        finally:
-            steps.append("caller")
-
-    task = asyncio.ensure_future(caller())
-    await started.wait()
-    task.cancel()
-    await asyncio.sleep(0)
-    assert steps == []
-    go_on.set()
-    with pytest.raises(asyncio.CancelledError):
-        await task
-    assert steps == ["thread", "caller"]
