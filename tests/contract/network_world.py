@@ -17,6 +17,7 @@ from shellwego.core.ids import InstanceId, new_id
 from shellwego.core.networks import AllowedNetwork
 from shellwego.drivers.network import links, uplink
 from shellwego.drivers.network.bridge import BridgeNetwork
+from shellwego.drivers.network.port import NetworkDriver
 
 FIRST, SECOND = IPv4Address("100.96.0.2"), IPv4Address("100.96.0.3")
 GATEWAY = IPv4Address("100.96.0.1")
@@ -63,17 +64,24 @@ def serve_on_host() -> Iterator[tuple[str, int]]:
 
 
 @contextlib.asynccontextmanager
+async def on_a_node(driver: NetworkDriver, prefix: str) -> AsyncIterator[None]:
+    """The node's part of it is there meanwhile, and leaves no trace."""
+    await driver.ensure_node()
+    try:
+        yield
+    finally:
+        await driver.ensure_node_absent()
+        assert traces_of(prefix) == []
+
+
+@contextlib.asynccontextmanager
 async def a_data_plane(directory: Path, allowed: tuple[str, int]) -> AsyncIterator[BridgeNetwork]:
     """One that stands for the internet by one service of the host's that is expressly allowed."""
     address, port = allowed
     prefix = a_prefix()
     driver = bridge(prefix, directory, allowed=(AllowedNetwork(IPv4Network(address), (port,)),), connections=20)
-    await driver.ensure_node()
-    try:
+    async with on_a_node(driver, prefix):
         yield driver
-    finally:
-        await driver.ensure_node_absent()
-        assert traces_of(prefix) == []
 
 
 async def read_word(network: BridgeNetwork, address: IPv4Address, port: int) -> str:

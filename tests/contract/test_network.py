@@ -12,7 +12,17 @@ from pathlib import Path
 import pytest
 from pyroute2 import IPRoute
 from tests.contract.network_probes import Inside, arp_request, ethernet, udp
-from tests.contract.network_world import FIRST, GATEWAY, SECOND, a_prefix, an_instance, bridge, read_word, traces_of
+from tests.contract.network_world import (
+    FIRST,
+    GATEWAY,
+    SECOND,
+    a_prefix,
+    an_instance,
+    bridge,
+    on_a_node,
+    read_word,
+    traces_of,
+)
 from tests.engines import engine
 
 from shellwego.drivers.network import dump, links, namespaces
@@ -26,12 +36,8 @@ from shellwego.drivers.network.port import NetworkDriver
 async def network(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[NetworkDriver]:
     prefix = a_prefix()
     driver: NetworkDriver = FakeNetwork(prefix=prefix) if request.param == "fake" else bridge(prefix, tmp_path)
-    await driver.ensure_node()
-    try:
+    async with on_a_node(driver, prefix):
         yield driver
-    finally:
-        await driver.ensure_node_absent()
-        assert traces_of(prefix) == []
 
 
 class TestEveryNetwork:
