@@ -78,6 +78,25 @@ async def test_lines_of_several_nodes_are_in_the_order_of_time(world: World, mem
     assert all(stream.closed.is_set() for stream in world.agents.streams)
 
 
+async def test_a_tail_is_so_many_lines_however_many_pieces_they_have(world: World, member, app):
+    """Two instances on two nodes, one of which writes a traceback word by word."""
+    nodes = ["nod_" + letter * 20 for letter in "ab"]
+    world.agents.connected = {NodeId(n) for n in nodes}
+    one, two = await add_instance(world, nodes[0]), await add_instance(world, nodes[1])
+
+    def answer(stream: FakeStream) -> None:
+        assert isinstance(stream.request, LogsRequest)
+        if one in stream.request.instances:
+            stream.say(line(one, 1.0, "a"), line(one, 2.0, "b"))
+        else:
+            stream.say(*(line(two, 3.0, word, partial=True) for word in ("Trace", "back", ":")), line(two, 3.0, ""))
+        stream.say(StreamEnd())
+
+    world.agents.on_open = answer
+    last = await member.get("/v1/apps/blog/logs", params={"tail": 2})
+    assert [json.loads(t)["text"] for t in last.text.splitlines()] == ["b", "Traceback:"]
+
+
 async def test_hostile_lines_stay_lines(world: World, member, app):
     """An app that prints fake JSON, line ends, ANSI or a 10 MB line forges nobody's log and fills nobody's memory."""
     node = next(iter(world.agents.connected))

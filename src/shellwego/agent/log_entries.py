@@ -36,11 +36,14 @@ def parse_entry(line: bytes, *, fallback_at: float = 0.0) -> Entry:
 
 
 def offset_of_tail(file: BinaryIO, lines: int) -> tuple[int, int]:
-    """Where the last `lines` whole lines begin; with fewer in the file, 0 and how many are missing."""
+    """
+    Where the last `lines` whole lines begin; with fewer in the file, 0 and how many are missing. What has no end yet is
+    half of a write, and no line.
+    """
     end = file.seek(0, os.SEEK_END)
     if lines <= 0:
         return end, 0
-    position, rest = end, b""
+    position, rest, is_ended = end, b"", False
     while position > 0:
         step = min(_BLOCK_BYTES, position)
         position -= step
@@ -52,7 +55,8 @@ def offset_of_tail(file: BinaryIO, lines: int) -> tuple[int, int]:
         offset = position + len(block)
         for index in range(len(pieces) - 1, 0 if position > 0 else -1, -1):
             offset -= len(pieces[index])
-            if pieces[index] and not parse_entry(pieces[index]).partial:
+            is_ended = is_ended or index < len(pieces) - 1
+            if is_ended and pieces[index] and not parse_entry(pieces[index]).partial:
                 if lines == 0:
                     return offset + len(pieces[index]) + 1, 0
                 lines -= 1

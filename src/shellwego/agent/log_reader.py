@@ -86,16 +86,15 @@ class Cursor:
     def seek_tail(self, lines: int) -> None:
         """Stand before the last so many whole lines."""
         for path in reversed(self._paths()):
-            try:
-                with path.open("rb") as file:
-                    offset, lines = offset_of_tail(file, lines)
-            except FileNotFoundError:
+            # Opened once: by the next moment another file may have its name.
+            if not self._open(path):
                 continue
+            assert self._file is not None
+            offset, lines = offset_of_tail(self._file, lines)
             if lines <= 0:
-                self._open(path)
-                assert self._file is not None
                 self._offset = self._file.seek(offset)
                 return
+        self.close()
 
     def stop_at_present(self) -> None:
         """Read no further than what is there now: an app that writes faster than we read has no last line."""

@@ -6,13 +6,15 @@ import contextlib
 import datetime as dt
 from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.agent.factories import ins
 
-from shellwego.agent.log_entries import LINE_BYTES, parse_entry
+from shellwego.agent import log_reader
+from shellwego.agent.log_entries import LINE_BYTES, offset_of_tail, parse_entry
 from shellwego.agent.log_reader import Cursor, last_lines, read_logs
 from shellwego.agent.logs import CURRENT, LogFile, LogLimits, LogStore, plan_prune, rotated_files
 from shellwego.core.errors import NotFound
@@ -40,6 +42,10 @@ async def everything(store: LogStore, request: LogsRequest) -> list[LogLine]:
 
 def texts(lines: Sequence[LogLine]) -> list[str]:
     return [line.text for line in lines]
+
+
+def joined(lines: Sequence[LogLine]) -> list[str]:
+    return "".join(line.text + ("" if line.partial else "\n") for line in lines).splitlines()
 
 
 def test_a_line_has_its_time_stream_and_text() -> None:
@@ -85,20 +91,42 @@ def test_the_tail_of_a_flood_ends(store: LogStore, old_files: int) -> None:
         assert texts(cursor.read()) == ["meanwhile"] * 1000
 
 
-@given(st.lists(st.integers(0, 30), max_size=40), st.integers(0, 45))
+def test_a_tail_begins_in_the_file_in_which_it_was_found(store: LogStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when that is rotated in the same moment."""
+    current = store.path_for(APP, B)
+    current.write_bytes(b"".join(cri(second, f"line {second}") for second in range(10)))
+
+    def rotated_meanwhile(file: BinaryIO, lines: int) -> tuple[int, int]:
+        found = offset_of_tail(file, lines)
+        current.rename(current.with_name("0000000001.log"))
+        current.write_bytes(cri(10, "line 10"))
+        return found
+
+    monkeypatch.setattr(log_reader, "offset_of_tail", rotated_meanwhile)
+    with contextlib.closing(Cursor(store, B)) as cursor:
+        cursor.seek_tail(2)
+        cursor.stop_at_present()
+        assert texts([*cursor.read(), *cursor.read()]) == ["line 8", "line 9", "line 10"]
+
+
+@given(st.lists(st.lists(st.integers(0, 30), min_size=1, max_size=3), max_size=40), st.integers(0, 45), st.booleans())
 async def test_the_tail_is_the_end_of_the_whole(
-    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], count: int
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[list[int]], count: int, is_writing: bool
 ) -> None:
+    """Counted in lines, however many pieces each was written in; half of a write is none."""
     store = LogStore(tmp_path_factory.mktemp("logs"))
     current = store.path_for(APP, B)
-    lines = [cri(number, f"{number}:" + "x" * size) for number, size in enumerate(sizes)]
+    lines = [
+        b"".join(cri(number, f"{number}:" + "x" * size, tag="P") for size in pieces[1:]) + cri(number, "." * pieces[0])
+        for number, pieces in enumerate(sizes)
+    ]
     half = len(lines) // 2
     current.with_name("0000000001.log").write_bytes(b"".join(lines[:half]))
-    current.write_bytes(b"".join(lines[half:]))
-    whole = texts(await everything(store, LogsRequest(instances=[B])))
+    current.write_bytes(b"".join(lines[half:]) + cri(50, "half")[: -3 if is_writing else -1 << 10])
+    whole = joined(await everything(store, LogsRequest(instances=[B])))
     assert len(whole) == len(lines)
     assert (
-        texts(await everything(store, LogsRequest(instances=[B], tail=count)))
+        joined(await everything(store, LogsRequest(instances=[B], tail=count)))
         == whole[len(whole) - min(count, len(whole)) :]
     )
 
