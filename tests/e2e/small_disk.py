@@ -96,6 +96,12 @@ class SmallDisk:
     def unmount(self) -> None:
         # A sandbox's own mounts on it go a moment after its last process.
         eventually("it is unmounted", lambda: subprocess.run(("umount", str(self.path)), timeout=60).returncode == 0)
+        # A process that began meanwhile in a mount namespace of its own has this mount in it until it has moved on: the
+        # file system lives on with all that it went through, and a new mount would be of the same one.
+        eventually("nobody holds its device", lambda: not self._loop_devices())
+
+    def _loop_devices(self) -> bytes:
+        return subprocess.run(("losetup", "-j", str(self.image)), capture_output=True, check=True, timeout=60).stdout
 
     def _free_bytes(self) -> int:
         status = os.statvfs(self.path)
