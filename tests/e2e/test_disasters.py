@@ -214,10 +214,16 @@ def test_the_machine_reboots(stage: Stage, moment: str) -> None:
 
 def shape(cloud: RunningCloud) -> Counter[str]:
     """What the cloud holds on the machine, without the names that differ from one instance to another."""
-    return Counter(
+    shape = Counter(
         re.sub(r"[a-z2-7]{20}", "ID", line) if not line.startswith("process") else line.split()[2]
         for line in inventory(cloud.short, cloud.data)
     )
+    for line in shape:
+        if line.endswith("/null-netns"):
+            shape[line] = (
+                1  # runsc's own: of several first sandboxes that begin at once each mounts it, one on the other.
+            )
+    return shape
 
 
 def has_shape(cloud: RunningCloud, made: Counter[str]) -> bool:
