@@ -34,9 +34,10 @@ class GVisorRuntime(OciRuntime):
         )
 
     def _pids_limit(self, workload: Workload) -> int:
-        # On the host, a process inside is two threads, and the sandbox itself about twenty. At this limit the whole
+        # On the host, a process inside is two threads, the sandbox itself about twenty, and each system call that waits
+        # for the host one more: a fork bomb of 64 had 241 beside others that wrote to the disk. At this limit the whole
         # sandbox would crash, so it is only the backstop; inside, the app meets its own limit as EAGAIN.
-        return 2 * workload.resources.pids + 64
+        return 4 * workload.resources.pids + 256
 
     def _process_rlimit(self, workload: Workload) -> int:
         return workload.resources.pids
