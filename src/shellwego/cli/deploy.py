@@ -21,6 +21,7 @@ from shellwego.cli.here import Here, command
 from shellwego.cli.output import counted, size
 from shellwego.core.appfile import FILE_NAME, AppFile, overlaid, parse_appfile
 from shellwego.core.apps import check_app_name
+from shellwego.core.buildplan import KNOWN_BY
 from shellwego.core.errors import InvalidField, ShellWeGoError
 
 if TYPE_CHECKING:
@@ -35,7 +36,10 @@ app = single()
 async def deploy(
     here: Here,
     folder: Annotated[
-        Path | None, typer.Argument(metavar="DIR", help="The folder to build and run.", show_default=False)
+        Path | None,
+        typer.Argument(
+            metavar="DIR", help="The folder to build and run; this one if it is an app's.", show_default=False
+        ),
     ] = None,
     image: options.Image = None,
     name: options.Name = None,
@@ -85,14 +89,15 @@ async def deploy(
 
     \b
     Examples:
+      shellwego deploy
       shellwego deploy . --name shop
       shellwego deploy --image nginx:1.27 --name web --port 80
       shellwego deploy ./api --health-path /health --memory 512m --wait
     """
-    if (folder is None) == (image is None):
-        raise InvalidField(
-            "deploy", "say what: a folder (`shellwego deploy .`) or an image (`--image REF`), one of them."
-        )
+    if folder is not None and image is not None:
+        raise InvalidField("deploy", "a folder or an image (`--image REF`), one of them.")
+    if image is None and folder is None:
+        folder = _this_folder(here)
     said = _read_file(file or (folder / FILE_NAME if folder is not None else None), must_exist=file is not None)
     flags = Flags(
         name, port, runtime, grace, process, scale, env,
@@ -115,6 +120,18 @@ async def deploy(
     waits = sys.stderr.isatty() if wait is None else wait
     async with here.cloud() as cloud:
         return await _deploy(here, cloud, target_app, body, listing, waits=waits)
+
+
+def _this_folder(here: Here) -> Path:
+    """Where we are, if it is an app's: who types `deploy` at home doesn't mean to send all that is there."""
+    if not any(Path(name).exists() for name in (FILE_NAME, *KNOWN_BY)):
+        raise InvalidField(
+            "deploy",
+            "nothing in this folder says how to build it. Say what: another folder (`shellwego deploy ./shop`), this "
+            "one all the same (`shellwego deploy .`), or an image (`--image REF`).",
+        )
+    here.output.say(f"Deploying {Path.cwd()}.")
+    return Path()
 
 
 async def _deploy(

@@ -35,6 +35,13 @@ WANTED = (
 )
 """Files of the source's top folder whose content decides; of all others only the names do."""
 
+_STATIC_ROOTS = ("", "public/", "dist/", "build/", "_site/", "www/")
+KNOWN_BY = (
+    *("Dockerfile", "Containerfile", "requirements.txt", "pyproject.toml", "package.json", "Procfile"),
+    *(f"{root}index.html" for root in _STATIC_ROOTS),
+)
+"""A folder with one of these is an app's source, as a rule."""
+
 
 def plan_build(
     files: Mapping[str, bytes | None], *, dockerfile: str | None = None, processes: Mapping[str, str] | None = None
@@ -70,7 +77,7 @@ def _plan(files: Mapping[str, bytes | None], dockerfile: str | None, procfile: d
         return plan
     if "package.json" in files:
         return plan_node_source(files, procfile)
-    for root in ("", "public/", "dist/", "build/", "_site/", "www/"):
+    for root in _STATIC_ROOTS:
         if f"{root}index.html" in files:
             return _plan_static(root.rstrip("/"), procfile)
     if procfile:

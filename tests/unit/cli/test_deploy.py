@@ -44,6 +44,19 @@ def test_a_folder_becomes_a_url(shellwego: CommandLine, folder: Path) -> None:
         assert archive.getnames() == ["index.html"]
 
 
+@pytest.mark.parametrize("file", ["shellwego.toml", "Dockerfile", "package.json", "public/index.html"])
+def test_an_apps_folder_need_not_be_named_by_who_is_in_it(
+    shellwego: CommandLine, folder: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    (folder / "index.html").unlink()
+    (folder / file).parent.mkdir(exist_ok=True)
+    (folder / file).write_text("")
+    monkeypatch.chdir(folder)
+    ran = shellwego("deploy", "--wait")
+    assert (ran.code, ran.out) == (0, "http://hello.cloud.test\n")
+    assert f"Deploying {folder}.\n" in ran.err
+
+
 def test_an_image_becomes_a_url(shellwego: CommandLine) -> None:
     ran = shellwego("deploy", "--image", "nginx:1", "--name", "web", "--port", "80", "--wait")
     assert (ran.code, ran.out) == (0, "http://web.cloud.test\n")
@@ -176,7 +189,7 @@ def test_a_slip_in_the_file_stops_it_before_anything_is_sent(shellwego: CommandL
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], "say what: a folder"),
+        ([], "nothing in this folder says how to build it. Say what:"),
         (["x", "--image", "y"], "one of them"),
         (["--image", "y"], "Add --name NAME"),
         (["/nowhere/at-all"], "doesn't exist"),
@@ -191,8 +204,9 @@ def test_a_slip_in_the_file_stops_it_before_anything_is_sent(shellwego: CommandL
     ],
 )
 def test_a_wrong_command_line_says_which_flag_and_sends_nothing(
-    shellwego: CommandLine, words: list[str], says: str
+    shellwego: CommandLine, words: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     ran = shellwego("deploy", *words)
     assert ran.code == 2
     assert says in ran.err
