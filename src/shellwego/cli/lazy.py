@@ -15,6 +15,8 @@ import typer
 import typer.main
 from typer.core import TyperCommand, TyperGroup
 
+from shellwego.cli.elsewhere import command_here
+
 
 @dataclass(frozen=True, slots=True)
 class Lazy:
@@ -51,6 +53,10 @@ class LazyGroup(TyperGroup):
                 self.add_command(listed, name)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if ctx.parent is None and args[0] not in self.commands:
+            meant = command_here(args[0], self.commands)
+            if meant is not None:
+                ctx.fail(f"No such command {args[0]!r}. Here it is: shellwego {meant}")
         name, command, rest = super().resolve_command(ctx, args)
         if name is not None and name in self.lazy and type(command) is TyperCommand and command.callback is None:
             command = self.load(name)

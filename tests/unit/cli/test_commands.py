@@ -10,6 +10,7 @@ import yaml
 from tests.unit.cli.command_line import CommandLine
 from tests.unit.client.fake_cloud import NOW, an_id
 
+from shellwego.cli.elsewhere import HERE
 from shellwego.core.apps import AppStatus
 from shellwego.core.instances import InstanceState
 from shellwego.protocol.public import LogEntry, ProcessStatus
@@ -287,3 +288,27 @@ class TestErrors:
         assert ran.code == 2
         assert "Did you mean 'list'?" in ran.err
         assert "Did you mean 'deploy'" in shellwego("depoly").err
+
+    @pytest.mark.parametrize(
+        ("word", "here"),
+        [
+            ("ps", "instances list [NAME]"),
+            ("ps:scale", "scale NAME web=2"),
+            ("config:set", "config set NAME KEY=VALUE"),
+            ("config:import", "config import"),
+            ("apps:destroy", "apps delete NAME"),
+        ],
+    )
+    def test_what_other_platforms_call_it_gets_our_word(self, shellwego: CommandLine, word: str, here: str) -> None:
+        ran = shellwego(word, "shop")
+        assert ran.code == 2
+        assert f"No such command '{word}'. Here it is: shellwego {here}\n" in ran.err
+
+    @pytest.mark.parametrize("here", sorted(set(HERE.values())))
+    def test_each_of_our_words_is_one(self, shellwego: CommandLine, here: str) -> None:
+        words = [word for word in here.split() if word.islower() and "=" not in word and not word.startswith("-")]
+        assert shellwego(*words, "--help").out.startswith(f"Usage: shellwego {' '.join(words)} ")
+
+    @pytest.mark.parametrize("noun", ["up:", ":", "x:y", "config:"])
+    def test_what_nobody_calls_anything_gets_no_guess(self, shellwego: CommandLine, noun: str) -> None:
+        assert "Here it is" not in shellwego(noun).err
