@@ -42,7 +42,8 @@ def eventually(what: str, fact: Callable[[], Any], *, seconds: float = PATIENCE_
 class Answer:
     status: int
     body: str
-    headers: dict[str, str]
+    headers: http.client.HTTPMessage
+    """By name, in capitals or not."""
 
 
 @dataclass(slots=True)
@@ -213,7 +214,7 @@ class RunningCloud:
         try:
             connection.request(method, path, body, headers)
             answer = connection.getresponse()
-            return Answer(answer.status, answer.read().decode(), dict(answer.getheaders()))
+            return Answer(answer.status, answer.read().decode(), answer.headers)
         finally:
             connection.close()
 
@@ -225,7 +226,7 @@ class RunningCloud:
         try:
             connection.request("GET", path, headers={"Host": f"{name}.{self.domain}"})
             answer = connection.getresponse()
-            return Answer(answer.status, answer.read().decode(errors="replace"), dict(answer.getheaders()))
+            return Answer(answer.status, answer.read().decode(errors="replace"), answer.headers)
         finally:
             connection.close()
 

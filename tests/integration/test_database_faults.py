@@ -176,7 +176,8 @@ async def test_a_killed_server_reads_its_database_on_a_disk_without_one_free_byt
                 await store.close()
 
 
-async def test_a_commit_that_the_disk_did_not_keep_is_never_acknowledged_and_the_last(tmp_path, monkeypatch):
+@pytest.mark.parametrize("durable", [True, False])
+async def test_a_commit_that_the_disk_did_not_keep_is_never_acknowledged_and_the_last(tmp_path, monkeypatch, durable):
     """
     After a failed fsync the kernel may have forgotten what it could not write: nothing is built on it, and whoever
     holds the store is told to end. What was there before can still be read.
@@ -191,7 +192,7 @@ async def test_a_commit_that_the_disk_did_not_keep_is_never_acknowledged_and_the
     with monkeypatch.context() as patch:
         patch.setattr(group_commit, "commit", unsynced)
         with pytest.raises(Unavailable):
-            async with store.writing() as work:
+            async with store.writing(durable=durable) as work:
                 await work.emit("something", subject="x")
     with pytest.raises(Unavailable, match="failed to keep a commit"):
         async with store.writing():

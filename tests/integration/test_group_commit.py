@@ -24,9 +24,14 @@ from shellwego.core.ids import OrganisationId
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 
-async def write(store: Store, name: str, *, then: Callable[[], Awaitable[None]] | None = None) -> str:
+FULL = 2  # https://sqlite.org/pragma.html#pragma_synchronous
+
+
+async def write(
+    store: Store, name: str, *, then: Callable[[], Awaitable[None]] | None = None, durable: bool = True
+) -> str:
     """One change with its event."""
-    async with store.writing() as work:
+    async with store.writing(durable=durable) as work:
         await work.organisations.add(OrganisationRecord(OrganisationId(work.new_id("organisation")), name, work.now))
         await work.emit("organisation.created", subject=name)
         if then is not None:
@@ -47,16 +52,20 @@ async def written(store: Store) -> list[str]:
 
 
 class Commits:
-    """Counts them. While `held`, a COMMIT waits; once `broken`, it finds no room."""
+    """
+    Counts them, and whether SQLite syncs at each. While `held`, a COMMIT waits; once `broken`, it finds no room.
+    """
 
     def __init__(self) -> None:
         self.count = 0
+        self.syncs: list[bool] = []
         self.broken = False
         self.released = threading.Event()
         self.released.set()
 
     def __call__(self, driver: sqlite3.Connection) -> None:
         self.count += 1
+        self.syncs.append(driver.execute("PRAGMA synchronous").fetchone() == (FULL,))
         assert self.released.wait(30)
         if self.broken:
             driver.rollback()
@@ -94,6 +103,50 @@ async def test_those_who_wait_for_each_other_share_a_commit(store: Store, commit
     names = sorted(await asyncio.gather(*(write(store, f"n{number:02}") for number in range(50))))
     assert await written(store) == ["a-first", *names]
     assert commits.count <= 3
+
+
+async def test_only_what_will_be_seen_again_does_not_wait_for_the_disk(store: Store, commits: Commits):
+    for number, durable in enumerate([True, False, False, True, False, True]):
+        await write(store, f"n{number}", durable=durable)
+    assert commits.syncs == [True, False, False, True, False, True]
+    assert len(await written(store)) == 7
+
+
+async def test_between_others_it_is_as_durable_as_they_are(store: Store, commits: Commits):
+    await asyncio.gather(write(store, "one"), write(store, "seen", durable=False), write(store, "two"))
+    assert await written(store) == ["a-first", "one", "seen", "two"]
+    assert commits.syncs == [True]
+
+
+async def test_nobody_joins_what_does_not_wait_for_the_disk(store: Store, commits: Commits):
+    with commits.held():
+        tasks = begin(write(store, "seen", durable=False), write(store, "one"), write(store, "more", durable=False))
+        await steps()
+        assert not any(task.done() for task in tasks)
+    await asyncio.gather(*tasks)
+    assert commits.syncs == [False, True]
+    assert await written(store) == ["a-first", "more", "one", "seen"]
+
+
+async def test_what_was_seen_and_finds_no_room_is_taken_back_and_spoils_no_other(store: Store, commits: Commits):
+    commits.broken = True
+    with pytest.raises(DiskFull):
+        await write(store, "seen", durable=False)
+    commits.broken = False
+    await asyncio.gather(write(store, "seen", durable=False), write(store, "one"))
+    assert await written(store) == ["a-first", "one", "seen"]
+
+
+async def test_what_was_seen_may_be_given_up_while_it_is_committed(store: Store, commits: Commits):
+    with commits.held():
+        [task] = begin(write(store, "seen", durable=False))
+        await steps()
+        task.cancel()
+        await steps()
+        assert not task.done(), "its end is waited for"
+    assert isinstance(*await asyncio.gather(task, return_exceptions=True), asyncio.CancelledError)
+    await write(store, "one")
+    assert await written(store) == ["a-first", "one", "seen"]
 
 
 async def test_one_that_fails_takes_back_its_own_work_only(store: Store, commits: Commits):
@@ -212,7 +265,8 @@ def commit_and_die(driver):
 
 async def client(store, number):
     for turn in range(100):
-        os.write(1, f"{await write(store, f'{number}-{turn}')}\\n".encode())
+        name = await write(store, f"{number}-{turn}", durable=turn % 3 != 1)
+        os.write(1, f"{name}\\n".encode())
 
 async def main():
     group_commit.commit = commit_and_die

@@ -193,5 +193,5 @@ async def _write_use(request: Request, work: UnitOfWork, token: TokenRecord) -> 
         await work.for_the_cloud().tokens.update(token.id, last_used_at=work.now)
         return
     with contextlib.suppress(Unavailable, DiskFull):
-        async with parts_of(request).store.writing() as writing:
+        async with parts_of(request).store.writing(durable=False) as writing:
             await writing.for_the_cloud().tokens.update(token.id, last_used_at=writing.now)

@@ -30,5 +30,6 @@ class OutboxRelay:
                     BusMessage(event.kind, event.subject, event.payload, event.organisation, event.seq)
                 )
             await reach(_PUBLISHED)
-            async with self._store.writing() as work:
+            # Lost, it repeats events, as any crash here does.
+            async with self._store.writing(durable=False) as work:
                 await work.for_the_cloud().outbox.mark_published([event.seq for event in events], work.now)

@@ -146,7 +146,7 @@ class AgentLinks:
 
     async def _heard(self, node: NodeId, heartbeat: Heartbeat) -> None:
         try:
-            async with self._store.writing() as work:
+            async with self._store.writing(durable=False) as work:
                 seen = {"last_seen_at": work.now, "warnings": tuple(heartbeat.warnings[:20])}
                 before = await work.nodes.get(node)
                 await work.nodes.update(node, unfit=heartbeat.unfit[:500], **seen, **_capacity(heartbeat.capacity))
@@ -159,7 +159,7 @@ class AgentLinks:
     async def _write(self, node: NodeId, report: Report, told: Told) -> None:
         now = self._monotonic()
         news = told.news(report, now)
-        async with self._store.writing() as work:
+        async with self._store.writing(durable=False) as work:  # The agent will say it again.
             instances = work.for_the_cloud().instances
             changes: dict[str, Any] = {"last_seen_at": work.now}
             if news is None:

@@ -97,7 +97,7 @@ class EdgeLinks:
                     log.warning("edge.unexpected", edge=edge, message=type(message).__name__)
 
     async def _write(self, hello: EdgeHello, report: EdgeReport) -> None:
-        async with self._store.writing() as work:
+        async with self._store.writing(durable=False) as work:  # The edge will say it again.
             await work.edges.ensure(
                 EdgeRecord(
                     id=hello.edge,

@@ -69,9 +69,12 @@ class Database:
             engine = _postgresql_engine(url)
             self._writers, self._readers = _Pooled(engine, write=True), _Pooled(engine, write=False)
 
-    def transaction(self, *, write: bool) -> contextlib.AbstractAsyncContextManager[Connection]:
-        """One transaction: committed when the block ends, rolled back when it raises. Raises Unavailable, DiskFull."""
-        return self._writers.transaction() if write else self._readers.transaction()
+    def transaction(self, *, write: bool, durable: bool = True) -> contextlib.AbstractAsyncContextManager[Connection]:
+        """
+        One transaction: committed when the block ends, rolled back when it raises. PostgreSQL makes each durable: there
+        a commit keeps no other waiting. Raises Unavailable, DiskFull.
+        """
+        return self._writers.transaction(durable=durable) if write else self._readers.transaction()
 
     async def version(self) -> Hashable:
         """
@@ -107,7 +110,7 @@ class _Pooled:
         self._engine, self._write = engine, write
 
     @contextlib.asynccontextmanager
-    async def transaction(self) -> AsyncIterator[_PooledConnection]:
+    async def transaction(self, *, durable: bool = True) -> AsyncIterator[_PooledConnection]:
         with database_errors():
             connection = await self._engine.connect()
         try:

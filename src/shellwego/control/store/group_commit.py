@@ -7,6 +7,9 @@ The first of a group begins the transaction. When its own work is done it queues
 between works in the same transaction, each in a SAVEPOINT, so that one that fails takes back its own work only. All of
 them end when the COMMIT has ended, also those that failed: a refusal may rest on what a neighbour has written. If it
 fails, it fails for all, and nothing was written.
+
+What was only seen, and is seen again, need not wait for the disk (docs/decisions/0017): alone, it commits at once, and
+nobody joins it; between others, it is one of their group.
 """
 
 from __future__ import annotations
@@ -35,11 +38,15 @@ class Writer:
         self._wait_seconds, self._in_doubt = wait_seconds, in_doubt
         self._turn = asyncio.Semaphore(1)
         self._connection: Connection | None = None
+        self._syncs = True
         self._group: _Group | None = None
 
     @contextlib.asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Connection]:
-        """Committed when the block has ended, taken back when it raises. Raises Unavailable, DiskFull."""
+    async def transaction(self, *, durable: bool = True) -> AsyncIterator[Connection]:
+        """
+        Committed when the block has ended, taken back when it raises. What isn't `durable` is lost with the machine's
+        power, and with nothing else, until a later commit is. Raises Unavailable, DiskFull.
+        """
         with database_errors():
             await take_turn(self._turn, self._wait_seconds)
         is_first = self._group is None
@@ -47,10 +54,12 @@ class Writer:
         try:
             try:
                 with database_errors():
-                    connection = await (self._begin() if is_first else self._join())
+                    connection = await (self._begin(syncs=durable) if is_first else self._join())
                 yield connection
                 with database_errors():
                     _finish(connection.driver, is_first)
+                    if is_first and not durable:
+                        await self._commit_at_once()
             except BaseException as error:
                 self._take_back(is_first, error)
                 raise
@@ -63,12 +72,16 @@ class Writer:
     async def close(self) -> None:
         self._drop()
 
-    async def _begin(self) -> Connection:
+    async def _begin(self, *, syncs: bool) -> Connection:
         if self._in_doubt.is_set():
             raise Unavailable("The database", IN_DOUBT)
         if self._connection is None:
             self._connection = await self._opener.open()
             self._connection.driver.execute("PRAGMA busy_timeout=0")  # Whoever finds the file taken waits in a thread.
+            self._syncs = True  # As every connection is opened.
+        if syncs != self._syncs:
+            self._connection.driver.execute(f"PRAGMA synchronous={'FULL' if syncs else 'NORMAL'}")
+            self._syncs = syncs
         await begin_writing(self._connection.driver, self._wait_seconds)
         return self._connection
 
@@ -99,16 +112,22 @@ class Writer:
         await self._turn.acquire()
         try:
             if not group.done():
-                assert self._connection is not None
-                await in_thread(functools.partial(commit, self._connection.driver))
-                self._end(None)
+                await self._commit_at_once()
         except BaseException as error:
-            if is_failed_sync(error):
-                self._in_doubt.set()
             self._end(error)
         finally:
             self._turn.release()
         group.result()
+
+    async def _commit_at_once(self) -> None:
+        assert self._connection is not None
+        try:
+            await in_thread(functools.partial(commit, self._connection.driver))
+        except BaseException as error:
+            if is_failed_sync(error):
+                self._in_doubt.set()
+            raise
+        self._end(None)
 
     def _end(self, error: BaseException | None) -> None:
         """The group is over; whatever of it isn't committed is taken back."""

@@ -155,9 +155,12 @@ class Store:
         self._listeners.append(listener)
 
     @contextlib.asynccontextmanager
-    async def writing(self) -> AsyncIterator[UnitOfWork]:
-        """A transaction that may write. Raises Unavailable when the database doesn't answer."""
-        async with self.database.transaction(write=True) as connection:
+    async def writing(self, *, durable: bool = True) -> AsyncIterator[UnitOfWork]:
+        """
+        A transaction that may write. Without `durable`, for what was seen and will be seen again, a power cut may take
+        it back. Raises Unavailable when the database doesn't answer.
+        """
+        async with self.database.transaction(write=True, durable=durable) as connection:
             work = self._work(connection)
             yield work
             await reach(_BEFORE_COMMIT)
