@@ -59,7 +59,7 @@ class Writer:
                 with database_errors():
                     _finish(connection.driver, is_first)
                     if is_first and not durable:
-                        await self._commit_at_once()
+                        await self._commit_now()
             except BaseException as error:
                 self._take_back(is_first, error)
                 raise
@@ -112,14 +112,14 @@ class Writer:
         await self._turn.acquire()
         try:
             if not group.done():
-                await self._commit_at_once()
+                await self._commit_now()
         except BaseException as error:
             self._end(error)
         finally:
             self._turn.release()
         group.result()
 
-    async def _commit_at_once(self) -> None:
+    async def _commit_now(self) -> None:
         assert self._connection is not None
         try:
             await in_thread(functools.partial(commit, self._connection.driver))
