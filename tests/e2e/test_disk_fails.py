@@ -61,7 +61,13 @@ def fsync_fails(cloud: RunningCloud, process: str) -> Iterator[None]:
         yield
     finally:
         strace.terminate()
-        strace.wait(timeout=30)
+        try:
+            strace.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            # It waits for ever for a process that ended in the moment in which it let go of it, and nobody else can see
+            # that one's end as long as it does.
+            strace.kill()
+            strace.wait(timeout=30)
 
 
 def _is_traced(task: Path) -> bool:
