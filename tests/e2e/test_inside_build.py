@@ -213,6 +213,13 @@ def test_a_secret_is_kept(cloud: RunningCloud, app: str, tmp_path: Path) -> None
     eventually("it is on no disk", lambda: files_with(hidden, places) == "")
 
 
+def test_a_build_that_never_ends_is_ended_at_its_limit(endless: End) -> None:
+    """Waited for here, since the next test ends the server, and with it whatever is built."""
+    said, code = endless()
+    assert code == 1
+    assert f"longer than {BUILD_SECONDS} s, the limit of a build" in said
+
+
 def test_a_build_whose_server_dies_again_and_again_is_given_up_and_leaves_nothing(
     cloud: RunningCloud, victim: str, app: str, tmp_path: Path
 ) -> None:
@@ -289,9 +296,3 @@ def test_a_build_that_floods_its_log_is_cut(cloud: RunningCloud, victim: str, ap
     assert "\033" not in said.out + said.err
     for log in cloud.data.glob("**/dep_*.log"):
         assert log.stat().st_size < 16 * MIB
-
-
-def test_a_build_that_never_ends_is_ended_at_its_limit(endless: End) -> None:
-    said, code = endless()
-    assert code == 1
-    assert f"longer than {BUILD_SECONDS} s, the limit of a build" in said
