@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _programs() -> dict[str, tuple[str, ...]]:
     engines = find_engines()
-    commands = {
+    commands: dict[str, tuple[str, ...]] = {
         "runc": (str(engines.runc), "--version"),
         "HAProxy": (str(engines.haproxy), "-v"),
     }

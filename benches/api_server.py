@@ -22,7 +22,7 @@ from shellwego.control.services.passwords import Passwords
 from shellwego.control.services.signing import SigningKey
 from shellwego.control.store import Store, migrate, tables
 from shellwego.control.store.engine import sqlite_url
-from shellwego.core.ids import CloudId, new_id
+from shellwego.core.ids import CloudId, NodeId, new_id
 from shellwego.drivers.bus.memory import MemoryBus
 from shellwego.drivers.kms.local_key import LocalKey
 from shellwego.kit.clock import utc_now
@@ -31,7 +31,7 @@ from shellwego.kit.clock import utc_now
 class NoAgents:
     """Nobody runs anything here."""
 
-    connected = frozenset()
+    connected: frozenset[NodeId] = frozenset()
 
 
 async def hello(port: int) -> None:

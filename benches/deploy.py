@@ -74,7 +74,7 @@ async def _redeploys(bench: Bench, cloud: CloudUnderTest, start: Callable[[], Aw
     shutil.copytree(EXAMPLES / "flask", source)
     line = _OneLine(source / "app.py")
     # What the twin's start has: with less CPU the app itself takes longer.
-    amounts = ("--memory", f"{RESOURCES.memory_mib}m", "--cpu", f"{RESOURCES.cpu_millis}m")
+    amounts: tuple[str, ...] = ("--memory", f"{RESOURCES.memory_mib}m", "--cpu", f"{RESOURCES.cpu_millis}m")
     amounts += ("--pids", f"{RESOURCES.pids}", "--disk", f"{RESOURCES.disk_mib}m")
     deploy = ("deploy", str(source), "--name", "redeploy", "--wait", *amounts)
     await asyncio.to_thread(cloud.running.do, *deploy)

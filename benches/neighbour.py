@@ -12,6 +12,7 @@ import os
 import signal
 import statistics
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from benches.measure import until
@@ -55,10 +56,10 @@ async def _run(bench: Bench, cloud: CloudUnderTest) -> list[Row]:
             resources={"memory_mib": 128, "cpu_millis": 500, "pids": 64, "disk_mib": 128},
             processes={"web": {"command": command, "health": {"kind": "none"}}},
         )
-        await until(lambda name=name: cloud.healthy(name), f"{name} runs", seconds=60)
+        await until(partial(cloud.healthy, name), f"{name} runs", seconds=60)
         seen = await _alternate(cloud, name, bench.turns(TURNS))
         cloud.delete(name)
-        await until(lambda name=name: not cloud.instances(name), f"{name} is gone", seconds=60)
+        await until(partial(_is_gone, cloud, name), f"{name} is gone", seconds=60)
         ratio = _p99(seen.beside) / _p99(seen.alone)
         bench.say(f"{kind}: {ratio:.2f}, {seen.told}")
         rows.append(
@@ -72,6 +73,10 @@ async def _run(bench: Bench, cloud: CloudUnderTest) -> list[Row]:
             )
         )
     return rows
+
+
+def _is_gone(cloud: CloudUnderTest, app: str) -> bool:
+    return not cloud.instances(app)
 
 
 @dataclass

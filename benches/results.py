@@ -97,7 +97,8 @@ def _old_rows(text: str) -> list[Row]:
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if line.startswith("| ") and len(cells) == len(_HEADS) and cells[0] != _HEADS[0]:
             kept = {"kept": True, "**missed**": False}.get(cells[5].partition(",")[0])
-            found.append(Row(*cells[:5], kept, cells[6]))
+            figure, here, beside, ratio, aim = cells[:5]
+            found.append(Row(figure, here, beside, ratio, aim, kept, cells[6]))
     return found
 
 

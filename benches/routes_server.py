@@ -62,9 +62,14 @@ class RoutesServer:
         return min((report.generation if report is not None else 0 for report in reports), default=0)
 
     async def _call_healthy(self, instance: InstanceId) -> None:
-        async with self._store.writing() as work:
-            seen = await work.for_the_cloud().instances.observe(
-                instance, InstanceState.HEALTHY, address="127.0.0.1", port=self._port, observed_at=work.now
+        async with self._store.writing(durable=False) as work:  # As a report of a node is written.
+            instances = work.for_the_cloud().instances
+            seen = await instances.observe(
+                await instances.get(instance),
+                InstanceState.HEALTHY,
+                address="127.0.0.1",
+                port=self._port,
+                observed_at=work.now,
             )
             assert seen is not None
             await work.emit(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import secrets
 import shutil
@@ -54,7 +55,7 @@ class Sandboxes:
 
     def _address(self) -> IPv4Address:
         self._addresses += 1
-        return self.network.addresses[self._addresses]
+        return next(itertools.islice(self.network.addresses, self._addresses, None))
 
     async def start(self, kind: str, program: Program) -> float:
         """Seconds from nothing to the first 200: namespace and address, monitor, sandbox, app."""
@@ -89,7 +90,7 @@ class Sandboxes:
         over = f"lowerdir={program.rootfs},upperdir={bundle / 'upper'},workdir={bundle / 'work'}"
         if kind == "runc":
             await run_command(("mount", "-t", "overlay", "overlay", "-o", over, str(root)))
-            command = (str(self.engines.runc), f"--root={self.scratch / 'bare'}")
+            command: tuple[str, ...] = (str(self.engines.runc), f"--root={self.scratch / 'bare'}")
         else:
             await run_command(("mount", "--bind", "-o", "ro", str(program.rootfs), str(root)))
             command = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 from pathlib import Path
 
 from benches.measure import alternate, median
@@ -34,8 +35,8 @@ async def _run(bench: Bench, cloud: CloudUnderTest) -> list[Row]:
                 seen = await alternate(
                     bench.turns(TURNS),
                     {
-                        "ours": lambda kind=kind, program=program: here.start(kind, program),
-                        "bare": lambda kind=kind, program=program: here.start_bare(kind, program),
+                        "ours": partial(here.start, kind, program),
+                        "bare": partial(here.start_bare, kind, program),
                     },
                 )
                 ours, bare = median(seen["ours"]), median(seen["bare"])

@@ -10,7 +10,11 @@ import asyncio
 import datetime as dt
 import selectors
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures import Executor
+from typing import TypeVar, TypeVarTuple
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 EPOCH = dt.datetime(2030, 1, 1, tzinfo=dt.UTC)
 """When virtual time begins."""
@@ -31,7 +35,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         self._looks += 1
         return EPOCH + dt.timedelta(seconds=self._now, microseconds=self._looks)
 
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
+    def run_in_executor(self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
         future = super().run_in_executor(executor, func, *args)
         self._in_threads += 1
         future.add_done_callback(self._came_back)
