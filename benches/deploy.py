@@ -101,6 +101,7 @@ async def _redeploys(bench: Bench, cloud: CloudUnderTest, start: Callable[[], Aw
         no_change = await alternate(bench.turns(TURNS), {"ours": unchanged, "boot": build})
         sides = {"ours": changed, "boot": build_changed, "start": start}
         one_line = await alternate(bench.turns(TURNS), sides, rest_seconds=REST_SECONDS)
+    cloud.delete("redeploy")  # A hundred idle apps of another figure need the processor that it was promised.
     twin = "`buildctl build`"
     return [
         _row(bench, "no-change redeploy of a source folder, command line included", no_change, twin),
