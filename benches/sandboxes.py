@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import json
 import secrets
 import shutil
@@ -55,7 +54,7 @@ class Sandboxes:
 
     def _address(self) -> IPv4Address:
         self._addresses += 1
-        return next(itertools.islice(self.network.addresses, self._addresses, None))
+        return self.network.addresses[self._addresses]
 
     async def start(self, kind: str, program: Program) -> float:
         """Seconds from nothing to the first 200: namespace and address, monitor, sandbox, app."""

@@ -41,7 +41,7 @@ class Registry:
         tag = json.loads((layout / "index.json").read_text())["manifests"][0]["annotations"][
             "org.opencontainers.image.ref.name"
         ]
-        program: list[str] = [str(engine("skopeo")), "--insecure-policy", "copy", "--quiet", "--format", format]
+        program = [str(engine("skopeo")), "--insecure-policy", "copy", "--quiet", "--format", format]
         places = [f"oci:{layout}:{tag}", f"docker://{reference}"]
         subprocess.run(
             [*program, "--dest-tls-verify=false", *login, *places], check=True, capture_output=True, timeout=60

@@ -214,16 +214,15 @@ def test_the_machine_reboots(stage: Stage, moment: str) -> None:
 
 def shape(cloud: RunningCloud) -> Counter[str]:
     """What the cloud holds on the machine, without the names that differ from one instance to another."""
-    shape = Counter(
+    held = Counter(
         re.sub(r"[a-z2-7]{20}", "ID", line) if not line.startswith("process") else line.split()[2]
         for line in inventory(cloud.short, cloud.data)
     )
-    for line in shape:
+    for line in held:
+        # runsc's own: of several first sandboxes that begin at once each mounts it, one on the other.
         if line.endswith("/null-netns"):
-            shape[line] = (
-                1  # runsc's own: of several first sandboxes that begin at once each mounts it, one on the other.
-            )
-    return shape
+            held[line] = 1
+    return held
 
 
 def has_shape(cloud: RunningCloud, made: Counter[str]) -> bool:

@@ -57,14 +57,16 @@ class Commits:
     """
 
     def __init__(self) -> None:
-        self.count = 0
         self.syncs: list[bool] = []
         self.broken = False
         self.released = threading.Event()
         self.released.set()
 
+    @property
+    def count(self) -> int:
+        return len(self.syncs)
+
     def __call__(self, driver: sqlite3.Connection) -> None:
-        self.count += 1
         self.syncs.append(driver.execute("PRAGMA synchronous").fetchone() == (FULL,))
         assert self.released.wait(30)
         if self.broken:

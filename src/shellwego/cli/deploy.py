@@ -21,7 +21,6 @@ from shellwego.cli.here import Here, command
 from shellwego.cli.output import counted, size
 from shellwego.core.appfile import FILE_NAME, AppFile, overlaid, parse_appfile
 from shellwego.core.apps import check_app_name
-from shellwego.core.buildplan import KNOWN_BY
 from shellwego.core.errors import InvalidField, ShellWeGoError
 
 if TYPE_CHECKING:
@@ -124,6 +123,8 @@ async def deploy(
 
 def _this_folder(here: Here) -> Path:
     """Where we are, if it is an app's: who types `deploy` at home doesn't mean to send all that is there."""
+    from shellwego.core.buildplan import KNOWN_BY
+
     if not any(Path(name).exists() for name in (FILE_NAME, *KNOWN_BY)):
         raise InvalidField(
             "deploy",

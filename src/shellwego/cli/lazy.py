@@ -15,8 +15,6 @@ import typer
 import typer.main
 from typer.core import TyperCommand, TyperGroup
 
-from shellwego.cli.elsewhere import command_here
-
 
 @dataclass(frozen=True, slots=True)
 class Lazy:
@@ -54,6 +52,8 @@ class LazyGroup(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if ctx.parent is None and args[0] not in self.commands:
+            from shellwego.cli.elsewhere import command_here
+
             meant = command_here(args[0], self.commands)
             if meant is not None:
                 ctx.fail(f"No such command {args[0]!r}. Here it is: shellwego {meant}")

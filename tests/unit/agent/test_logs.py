@@ -122,7 +122,7 @@ async def test_the_tail_is_the_end_of_the_whole(
     ]
     half = len(lines) // 2
     current.with_name("0000000001.log").write_bytes(b"".join(lines[:half]))
-    current.write_bytes(b"".join(lines[half:]) + cri(50, "half")[: -3 if is_writing else -1 << 10])
+    current.write_bytes(b"".join(lines[half:]) + (cri(50, "half of a write")[:-3] if is_writing else b""))
     whole = joined(await everything(store, LogsRequest(instances=[B])))
     assert len(whole) == len(lines)
     assert (

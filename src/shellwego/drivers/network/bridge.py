@@ -11,7 +11,7 @@ import asyncio
 import functools
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
@@ -81,7 +81,7 @@ class BridgeNetwork:
         return gateway_of(self._subnet)
 
     @property
-    def addresses(self) -> Collection[IPv4Address]:
+    def addresses(self) -> Sequence[IPv4Address]:
         return InstanceAddresses(self._subnet)
 
     async def ensure_node(self) -> None:
